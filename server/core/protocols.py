@@ -1,0 +1,126 @@
+"""The seams: what a provider must be able to do. Structural; nothing inherits from these."""
+
+from collections.abc import AsyncIterator, Sequence
+from typing import Protocol
+
+from server.core.history import History
+from server.core.media import (
+    AvatarInfo,
+    Clause,
+    EncodedFrame,
+    Persona,
+    Samples,
+    Speech,
+    Token,
+    Transcript,
+    Voice,
+)
+
+
+class VadSession(Protocol):
+    """One call's voice detector; it adapts to its microphone."""
+
+    def process(self, pcm: bytes) -> bool:
+        """Whether these 20 ms (s16le mono 16 kHz) hold speech. Takes well under a millisecond."""
+        ...
+
+
+class Vad(Protocol):
+    def open(self) -> VadSession: ...
+
+
+class AsrSession(Protocol):
+    """One call's listener. Utterances follow each other; `commit` or `drop` ends one and begins the next."""
+
+    async def push(self, pcm16k: bytes) -> None:
+        """20 ms of the open utterance (s16le mono). Bounded: waits, at most briefly, when the engine is behind."""
+        ...
+
+    def partials(self) -> AsyncIterator[Transcript]:
+        """The open utterance's text each time it changes; over the session's whole life; one reader."""
+        ...
+
+    async def provisional(self) -> Transcript:
+        """Best text of everything pushed; the utterance stays open and unharmed."""
+        ...
+
+    async def commit(self) -> Transcript:
+        """Final text; the next utterance begins."""
+        ...
+
+    async def drop(self) -> None:
+        """Forget the open utterance; the next one begins."""
+        ...
+
+    async def aclose(self) -> None: ...
+
+
+class Asr(Protocol):
+    """Shared by all calls; loaded once."""
+
+    languages: Sequence[str]
+    """primary subtags it understands"""
+
+    async def open(self, language: str) -> AsrSession: ...
+
+
+class Llm(Protocol):
+    def reply(self, history: History, persona: Persona) -> AsyncIterator[Token]:
+        """The answer as it streams. Closing the iterator stops the server's work too.
+
+        Raises StageError("llm", code, ...): `llm_unreachable`, `llm_timeout`, `llm_broken_off`, `llm_refused`.
+        """
+        ...
+
+    async def warm(self) -> None:
+        """Make the next reply's connection ready; called when the person begins to speak. Never raises."""
+        ...
+
+
+class Tts(Protocol):
+    languages: Sequence[str]
+    """primary subtags it can say; `*`: any"""
+    voices: Sequence[str]
+
+    def say(self, clause: Clause, voice: Voice) -> AsyncIterator[Speech]:
+        """The clause as voice, in pieces as they are made. Closing the iterator cancels it.
+
+        Raises StageError("tts", ...).
+        """
+        ...
+
+
+class Renderer(Protocol):
+    """One call's face. It paints frame k ahead of its due time and encodes it; idle motion when nobody speaks."""
+
+    async def push(self, speech: Speech, at: Samples, generation: int) -> None:
+        """This voice (48 kHz) is heard from media time `at` on: move the lips with it. May lie in the future."""
+        ...
+
+    async def cut(self, at: Samples) -> None:
+        """From `at` on nothing that was pushed so far is heard any more: close the mouth over about 4 frames."""
+        ...
+
+    def packets(self) -> AsyncIterator[EncodedFrame]:
+        """Encoded frames in order of their index, ahead of their due time; gaps where it fell behind."""
+        ...
+
+    def request_key(self) -> None:
+        """The next frame must be decodable on its own. The first call also starts the encoder."""
+        ...
+
+    async def aclose(self) -> None: ...
+
+
+class RenderEngine(Protocol):
+    """One device's faces, shared by all calls."""
+
+    avatars: Sequence[AvatarInfo]
+
+    async def open(self, avatar: str, codec: str, origin_s: float) -> Renderer:
+        """A face for one call.
+
+        avatar: a name in `avatars`. codec: `H264` or `VP8`. origin_s: loop time (CLOCK_MONOTONIC) of media
+        sample 0, so that the worker knows when each frame is due.
+        """
+        ...

@@ -1,0 +1,38 @@
+"""Settings that the pure core reads; the rest of the tree is in server/config.py."""
+
+import msgspec
+
+
+class TurnSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """When a turn ends and when a reply is interrupted."""
+
+    mode: str = "hands_free"
+    """`hands_free`, or `push_to_talk`: then only the page's button ends a turn"""
+    soft_end_s: float = 0.2
+    """silence after which a reply is prepared speculatively"""
+    endpoint_s: float = 0.5
+    """silence that ends a turn"""
+    endpoint_min_s: float = 0.35
+    """... when the words look finished"""
+    endpoint_max_s: float = 1.2
+    """... when the words look unfinished"""
+    endpoint_fixed: bool = False
+    """whether the words are ignored and endpoint_s always holds"""
+    overlap_s: float = 0.2
+    """speech over the reply that pauses it, from its first voiced frame"""
+    confirm_s: float = 0.5
+    """speech over the reply that cuts it even without words"""
+    confirm_units: int = 2
+    """stable words (CJK: characters) that turn a pause into a cut"""
+    resume_s: float = 2.0
+    """a paused reply goes on at the latest after this long"""
+    resume_quiet_s: float = 0.7
+    """a paused reply goes on when the noise has been over for this long without words"""
+    guard_s: float = 2.0
+    """the first reply of a call cannot be interrupted by voice for so long: the echo canceller is learning"""
+    turn_max_s: float = 60.0
+    """a turn is ended after so much speech without a pause"""
+    think_max_s: float = 20.0
+    """a reply that is not audible by then is given up with an apology"""
+    gap_max_s: float = 12.0
+    """a reply that falls silent for so long is ended"""
