@@ -207,7 +207,7 @@ class CallControl(Protocol):
         avatar: str | None = None,
         persona: str | None = None,
     ) -> None:
-        """Change settings; None leaves one alone. Raises RequestError, naming what was wrong; nothing changes then."""
+        """Change settings; None leaves one alone. Raises RequestError; nothing changes then."""
         ...
 
     def add_item(
