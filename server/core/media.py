@@ -156,8 +156,10 @@ class Persona:
     name: str
     language: str = "en"
     system_prompt: str = ""
-    voice: str = ""
-    avatar: str = "mia"
+    voices: tuple[str, ...] = ()
+    """in order of preference: the first that the voice engine has"""
+    avatar: str = ""
+    """its face; empty: the first there is"""
     opening: str = ""
     """what it says first, unasked; empty: it waits"""
     speed: float = 1.0
