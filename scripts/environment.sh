@@ -1,0 +1,50 @@
+#!/usr/bin/env bash
+# Makes .venv: `environment.sh run` for the conversation, `environment.sh run test` for the tests and benchmarks too.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+
+fail() { printf '%s\n' "$*" >&2; exit 1; }
+
+python=""
+for candidate in "${PYTHON:-}" python3.13 python3.12 python3.11 python3; do
+  [ -n "$candidate" ] && command -v "$candidate" >/dev/null 2>&1 || continue
+  if "$candidate" -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))' 2>/dev/null; then
+    python=$candidate
+    break
+  fi
+done
+[ -n "$python" ] || fail "visavis needs Python 3.11, 3.12 or 3.13, and none was found. Install one (Debian and Ubuntu: apt-get install python3 python3-venv; macOS: brew install python@3.13), or name it: make run PYTHON=/path/to/python3.13"
+
+if ! .venv/bin/python -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))' 2>/dev/null; then
+  rm -rf .venv
+  "$python" -c 'import venv, ensurepip' 2>/dev/null ||
+    fail "$("$python" --version) has no venv module. Install it (Debian and Ubuntu: apt-get install python3-venv), then try again."
+  echo "Making .venv with $("$python" --version) ..."
+  "$python" -m venv .venv
+fi
+
+pip() { .venv/bin/python -m pip --disable-pip-version-check "$@"; }
+quietly() { "$@" >.venv/install.log 2>&1 || { tail -n 15 .venv/install.log >&2; return 1; }; }
+
+echo "Installing the light core (no torch; about 300 MB the first time) ..."
+# Wheels only: a missing wheel must be said in a sentence, not by a compiler.
+.venv/bin/python scripts/requirements.py >.venv/requirements.txt
+quietly pip install --only-binary :all: -r .venv/requirements.txt ||
+  fail "Some package has no wheel for this machine and Python ($(.venv/bin/python --version)), or the registry cannot be reached; the lines above say which. Another Python may help: make run PYTHON=python3.12"
+.venv/bin/python scripts/requirements.py pocketsphinx >.venv/requirements-pocketsphinx.txt
+quietly pip install --only-binary :all: -r .venv/requirements-pocketsphinx.txt ||
+  echo "pocketsphinx has no wheel for this machine: the call will run on text input instead of the microphone."
+quietly pip install --no-deps -e . || fail "The project itself could not be installed; see .venv/install.log."
+touch .venv/.ready-run
+
+if [ "${2:-}" = test ]; then
+  scripts/system.sh
+  echo "Installing what the tests need ..."
+  .venv/bin/python scripts/requirements.py test >.venv/requirements-test.txt
+  quietly pip install --only-binary :all: -r .venv/requirements-test.txt || fail "The test packages could not be installed; the lines above say why."
+  if command -v npm >/dev/null 2>&1; then
+    (cd tests/browser && quietly_log=../../.venv/install-npm.log && npm ci --no-audit --no-fund >"$quietly_log" 2>&1) ||
+      echo "npm could not install the browser tests' packages (see .venv/install-npm.log): those tests will be skipped."
+  fi
+  touch .venv/.ready-test
+fi

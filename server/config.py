@@ -1,0 +1,230 @@
+"""The configuration tree: typed, every default in one place, every mistake named by its path."""
+
+import difflib
+import os
+import re
+import tomllib
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from render.remote import StillSettings
+from server.core.errors import ConfigError, RequestError
+from server.core.media import Persona
+from server.core.notices import listing
+from server.core.settings import TurnSettings
+from server.providers import AsrSettings, Auto, LlmSettings, RenderSettings, TtsSettings, VadSettings
+from server.rtc.peer import RtcSettings
+from server.vad.webrtc import WebrtcVadSettings
+
+ENVIRONMENT_PREFIX = "VISAVIS__"  # VISAVIS__LLM__API_KEY=... sets llm.api_key
+
+
+class HttpSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Where the server listens and whom it serves."""
+
+    host: str = "127.0.0.1"
+    """address; anything but loopback is reachable by others: set an api_key then"""
+    port: int = 8080
+    """0: any free port; the printed address says which"""
+    api_key: str = ""
+    """if set, calls need it (or a short-lived token minted with it) as a bearer token"""
+    origins: tuple[str, ...] = ()
+    """other web pages' origins that may place calls from a browser; "*" for all"""
+    token_s: int = 600
+    """how long a minted token is valid if its request does not say"""
+
+
+class CallSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What one call may take."""
+
+    max_calls: int = 4
+    """calls at once; one more is told that all lines are busy"""
+    max_s: float = 3600.0
+    """a call is ended, after a warning, at this age"""
+    lead_ms: float = 40.0
+    """how far ahead of being heard a piece of voice is placed: the face needs this long to move with it"""
+
+
+class PersonaSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """A character that answers."""
+
+    title: str = ""
+    """what the page shows; empty: the name"""
+    language: str = "en"
+    """primary subtag of the language that it hears and speaks"""
+    system_prompt: str = ""
+    voices: tuple[str, ...] = ()
+    """voices in order of preference: the first that the voice engine has"""
+    avatar: str = ""
+    """its face; empty: the first there is"""
+    opening: str = ""
+    """what it says first on our own page; empty: it waits"""
+    speed: float = 1.0
+
+
+def _personas() -> dict[str, PersonaSettings]:
+    manner = (
+        "You are in a spoken video call: the person sees your face and hears your voice. "
+        "Answer in one to three short sentences of plain spoken English, warm and direct. "
+        "No lists, no markdown, no emoji. Ask back when something is unclear."
+    )
+    return {
+        "mia": PersonaSettings(
+            title="Mia",
+            system_prompt=f"You are Mia, a friendly and curious conversation partner. {manner}",
+            voices=("slt", "en-us+f3"),
+            avatar="mia",
+            opening="Hi, I am Mia. Talk to me!",
+        ),
+        "leo": PersonaSettings(
+            title="Leo",
+            system_prompt=f"You are Leo, a calm and good-humoured conversation partner. {manner}",
+            voices=("rms", "en-us"),
+            avatar="leo",
+            opening="Hello, I am Leo. What is on your mind?",
+        ),
+    }
+
+
+class Config(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Everything that can be set. `configs/default.toml` shows it all."""
+
+    http: HttpSettings = HttpSettings()
+    call: CallSettings = CallSettings()
+    ice: RtcSettings = RtcSettings()
+    turns: TurnSettings = TurnSettings()
+    vad: VadSettings = WebrtcVadSettings()
+    asr: AsrSettings = Auto()
+    llm: LlmSettings = Auto()
+    tts: TtsSettings = Auto()
+    render: RenderSettings = StillSettings()
+    personas: dict[str, PersonaSettings] = msgspec.field(default_factory=_personas)
+
+    def ice_addresses(self) -> tuple[str, ...]:
+        """The addresses that calls are offered at: those configured, else the one that HTTP listens on.
+
+        Empty: every address of this machine (HTTP listens on all of them).
+        """
+        if self.ice.addresses or self.http.host in ("0.0.0.0", "::"):
+            return tuple(self.ice.addresses)
+        return ("127.0.0.1",) if self.http.host == "localhost" else (self.http.host,)
+
+    def persona(self, name: str) -> Persona:
+        """Raises RequestError with the names there are."""
+        settings = self.personas.get(name)
+        if settings is None:
+            known = listing(sorted(self.personas))
+            raise RequestError(404, "unknown_persona", f"There is no persona {name!r} here; there is {known}.")
+        return Persona(
+            name=name,
+            language=settings.language,
+            system_prompt=settings.system_prompt,
+            voices=settings.voices,
+            avatar=settings.avatar,
+            opening=settings.opening,
+            speed=settings.speed,
+        )
+
+
+def load_config(
+    files: Sequence[Path] = (), assignments: Sequence[str] = (), environment: Mapping[str, str] | None = None
+) -> Config:
+    """The defaults, then each file, then the environment, then `path=value` assignments; later ones win.
+
+    Raises ConfigError with the path of what is wrong.
+    """
+    sources: list[tuple[str, dict[str, Any]]] = [(str(file), _read(file)) for file in files]
+    for name, value in sorted((os.environ if environment is None else environment).items()):
+        if name.startswith(ENVIRONMENT_PREFIX):
+            path = [part.lower() for part in name.removeprefix(ENVIRONMENT_PREFIX).split("__")]
+            sources.append((name, _nest(path, _value(value))))
+    for assignment in assignments:
+        path_text, equals, value = assignment.partition("=")
+        if not equals or not path_text:
+            raise ConfigError(f"--set {assignment!r}: it must read path=value, as in --set turns.endpoint_s=0.6")
+        sources.append((f"--set {path_text}", _nest(path_text.split("."), _value(value))))
+    tree: dict[str, Any] = msgspec.to_builtins(Config())
+    config = Config()
+    for source, overlay in sources:
+        tree = _merge(tree, overlay)
+        # Converted after each source, so that a mistake is told with the place where it stands.
+        config = _convert(tree, source)
+    return config
+
+
+def _read(file: Path) -> dict[str, Any]:
+    try:
+        return tomllib.loads(file.read_text("utf-8"))
+    except FileNotFoundError:
+        raise ConfigError(f"There is no configuration file {file}.") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{file} cannot be read: {error}") from None
+    except tomllib.TOMLDecodeError as error:
+        raise ConfigError(f"{file} is not TOML: {error}") from None
+
+
+def _merge(base: Mapping[str, Any], overlay: Mapping[str, Any]) -> dict[str, Any]:
+    """Tables are merged; a table whose `type` changes starts from the new type's defaults."""
+    merged = dict(base)
+    for key, value in overlay.items():
+        old = merged.get(key)
+        if isinstance(old, Mapping) and isinstance(value, Mapping):
+            changes_type = "type" in value and value["type"] != old.get("type")
+            merged[key] = dict(value) if changes_type else _merge(old, value)
+        else:
+            merged[key] = value
+    return merged
+
+
+def _nest(path: Sequence[str], value: Any) -> dict[str, Any]:
+    for key in reversed(path):
+        value = {key: value}
+    return dict(value)
+
+
+def _value(text: str) -> Any:
+    """A TOML value if it reads as one, else the text itself: `--set llm.model=qwen3` needs no quotes."""
+    try:
+        return tomllib.loads(f"value = {text}")["value"]
+    except tomllib.TOMLDecodeError:
+        return text
+
+
+def _convert(tree: Mapping[str, Any], source: str) -> Config:
+    try:
+        return msgspec.convert(tree, Config)
+    except msgspec.ValidationError as error:
+        raise ConfigError(f"{source}: {_explain(str(error), tree)}") from None
+
+
+def _explain(message: str, tree: Mapping[str, Any]) -> str:
+    """msgspec's message with the setting's full path, and the name that was probably meant."""
+    text, _, place = message.partition(" - at `")
+    path = place.rstrip("`").removeprefix("$").lstrip(".")
+    unknown = re.match(r"Object contains unknown field `(.+)`", text)
+    if unknown is None:
+        return f"{path}: {text}" if path else text
+    name = unknown.group(1)
+    full = f"{path}.{name}" if path else name
+    known = _known_names(path, tree)
+    near = difflib.get_close_matches(name, known, n=1)
+    hint = f" Did you mean {path + '.' if path else ''}{near[0]}?" if near else ""
+    return f"There is no setting {full}.{hint}"
+
+
+def _known_names(path: str, tree: Mapping[str, Any]) -> list[str]:
+    """The settings beside the unknown one: those of the defaults, of the same type if the table has one."""
+    node: Any = msgspec.to_builtins(Config())
+    given: Any = tree
+    for key in path.split(".") if path else ():
+        node = node.get(key, {}) if isinstance(node, Mapping) else {}
+        given = given.get(key, {}) if isinstance(given, Mapping) else {}
+    if isinstance(given, Mapping) and isinstance(node, Mapping) and given.get("type") != node.get("type"):
+        for union in (AsrSettings, LlmSettings, TtsSettings, RenderSettings):
+            for settings in getattr(union, "__args__", ()):
+                if settings.__struct_config__.tag == given.get("type"):
+                    return list(settings.__struct_fields__)
+    return list(node) if isinstance(node, Mapping) else []

@@ -1,0 +1,164 @@
+"""Loads each shared engine once, chooses where the configuration says `auto`, and says why."""
+
+import asyncio
+import logging
+import os
+from collections.abc import AsyncIterator, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass, field
+from typing import Any, TypeVar
+
+from server.asr.pocketsphinx import PocketsphinxSettings
+from server.asr.textonly import TextOnlySettings
+from server.config import Config
+from server.core.errors import ConfigError, StageError
+from server.core.media import AvatarInfo, Persona
+from server.core.protocols import Asr, Llm, RenderEngine, Tts, Vad
+from server.llm.discover import discover, is_local
+from server.llm.openai_compatible import OpenAiSettings
+from server.llm.scripted import ScriptedSettings
+from server.providers import Auto
+from tts.espeak import EspeakSettings
+from tts.flite import FliteSettings
+from tts.routed import RoutedTts
+
+log = logging.getLogger(__name__)
+
+Engine = TypeVar("Engine")
+
+
+@dataclass(frozen=True, slots=True)
+class Choice:
+    """One row of the table at the start."""
+
+    stage: str
+    provider: str
+    why: str
+    where: str = "here"
+    """host and model if words or voice leave the machine"""
+    better: str = ""
+    """how to get something better"""
+
+
+@dataclass(slots=True)
+class Engines:
+    """What all calls share."""
+
+    vad: Vad
+    asr: Asr
+    llm: Llm
+    llm_name: str
+    tts: Tts
+    renderer: RenderEngine
+    choices: list[Choice] = field(default_factory=list)
+
+    @property
+    def avatars(self) -> Sequence[AvatarInfo]:
+        return self.renderer.avatars
+
+    def avatar(self, name: str) -> AvatarInfo | None:
+        return next((a for a in self.avatars if a.name == name), None)
+
+    def voice_for(self, persona: Persona) -> str:
+        """The first voice of the persona's that there is; empty: the engine's own choice."""
+        return next((v for v in persona.voices if v in self.tts.voices), "")
+
+
+@asynccontextmanager
+async def load_engines(config: Config, local: bool = False) -> AsyncIterator[Engines]:
+    """Everything loaded and warm inside.
+
+    local: refuse whatever sends words or voice to another machine.
+    Raises ConfigError or StageError with a sentence that says what to do.
+    """
+    async with AsyncExitStack() as stack:
+        vad = await stack.enter_async_context(config.vad.load())
+        # Started side by side: most of the time each of them waits for a process to come up.
+        (asr, asr_choice), (llm, llm_name, llm_choice), (tts, tts_choice), renderer = await _gather(
+            _asr(config, stack), _llm(config, stack, local), _tts(config, stack), _renderer(config, stack)
+        )
+        faces = ", ".join(a.name for a in renderer.avatars)
+        choices = [
+            Choice("hear", "webrtcvad", "configured"),
+            asr_choice,
+            llm_choice,
+            tts_choice,
+            Choice("face", _tag(config.render), f"talking portraits: {faces}"),
+        ]
+        yield Engines(vad, asr, llm, llm_name, tts, renderer, choices)
+
+
+async def _gather(*coroutines: Any) -> Any:
+    """All results, or the first failure after the others have come to rest."""
+    results = await asyncio.gather(*coroutines, return_exceptions=True)
+    for result in results:
+        if isinstance(result, BaseException):
+            raise result
+    return results
+
+
+async def _asr(config: Config, stack: AsyncExitStack) -> tuple[Asr, Choice]:
+    settings = config.asr
+    if not isinstance(settings, Auto):
+        engine = await stack.enter_async_context(settings.load())
+        return engine, Choice("transcribe", _tag(settings), "configured")
+    better = 'FunASR understands far more, Chinese too: [asr] type = "funasr"'
+    try:
+        engine = await stack.enter_async_context(PocketsphinxSettings().load())
+        return engine, Choice("transcribe", "pocketsphinx", "works offline; English", better=better)
+    except StageError as error:
+        engine = await stack.enter_async_context(TextOnlySettings().load())
+        return engine, Choice("transcribe", "none: type instead", error.message, better="pip install pocketsphinx")
+
+
+async def _llm(config: Config, stack: AsyncExitStack, local: bool) -> tuple[Llm, str, Choice]:
+    settings = config.llm
+    if isinstance(settings, Auto):
+        found, why = await discover(os.environ)
+        if found is not None and local and not is_local(found.base_url):
+            why = f"{found.base_url} is another machine, and --local was given"
+            found = None
+        if found is None:
+            scripted = await stack.enter_async_context(ScriptedSettings().load())
+            better = "set OPENAI_API_KEY (and OPENAI_BASE_URL), or start Ollama"
+            return scripted, "scripted", Choice("think", "scripted", why, better=better)
+        settings = found
+    else:
+        why = "configured"
+    if isinstance(settings, OpenAiSettings):
+        if local and not is_local(settings.base_url):
+            raise ConfigError(f"llm.base_url is {settings.base_url}, another machine; --local forbids that.")
+        engine = await stack.enter_async_context(settings.load())
+        where = "here" if is_local(settings.base_url) else engine.where
+        return engine, settings.model, Choice("think", f"openai: {settings.model}", why, where)
+    scripted = await stack.enter_async_context(settings.load())
+    return scripted, "scripted", Choice("think", "scripted", why)
+
+
+async def _tts(config: Config, stack: AsyncExitStack) -> tuple[Tts, Choice]:
+    settings = config.tts
+    if not isinstance(settings, Auto):
+        engine = await stack.enter_async_context(settings.load())
+        return engine, Choice("speak", _tag(settings), "configured")
+    engines: list[Tts] = []
+    names: list[str] = []
+    reasons: list[str] = []
+    candidates: tuple[FliteSettings | EspeakSettings, ...] = (FliteSettings(), EspeakSettings())
+    for candidate in candidates:
+        try:
+            engines.append(await stack.enter_async_context(candidate.load()))
+            names.append(_tag(candidate))
+        except StageError as error:
+            reasons.append(error.message)
+    if not engines:
+        raise StageError("tts", "no_voice", "No voice works here. " + " ".join(reasons), retryable=False)
+    better = "" if "flite" in names else "apt-get install libflite1 brings a more human voice"
+    return RoutedTts(engines), Choice("speak", " + ".join(names), " ".join(reasons) or "works offline", better=better)
+
+
+async def _renderer(config: Config, stack: AsyncExitStack) -> RenderEngine:
+    return await stack.enter_async_context(config.render.load())
+
+
+def _tag(settings: Any) -> str:
+    return str(settings.__struct_config__.tag)

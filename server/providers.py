@@ -1,0 +1,24 @@
+"""One union per seam: a provider is one file and one name here."""
+
+import msgspec
+
+from render.remote import StillSettings, TestcardSettings
+from server.asr.pocketsphinx import PocketsphinxSettings
+from server.asr.textonly import TextOnlySettings
+from server.llm.openai_compatible import OpenAiSettings
+from server.llm.scripted import ScriptedSettings
+from server.vad.webrtc import WebrtcVadSettings
+from tts.espeak import EspeakSettings
+from tts.flite import FliteSettings
+from tts.tone import ToneSettings
+
+
+class Auto(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag_field="type", tag="auto"):
+    """The best that works here; the table at the start says what was chosen and why."""
+
+
+VadSettings = WebrtcVadSettings
+AsrSettings = Auto | PocketsphinxSettings | TextOnlySettings
+LlmSettings = Auto | OpenAiSettings | ScriptedSettings
+TtsSettings = Auto | FliteSettings | EspeakSettings | ToneSettings
+RenderSettings = StillSettings | TestcardSettings

@@ -1,0 +1,131 @@
+"""One reply: think -> speak -> place in time, made as a whole and cancelled as a whole."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import anyio
+from anyio.streams.memory import MemoryObjectReceiveStream
+
+from server.core.errors import StageError
+from server.core.history import History
+from server.core.marks import Marks
+from server.core.media import MEDIA_RATE, Clause, Persona, Samples, Speech, Voice
+from server.core.protocols import Llm, Tts
+from server.stages.speak import speak
+from server.stages.think import recite, think
+
+CLAUSES_AHEAD = 3  # the voice is faster than speech; more would only have to be thrown away at a barge-in
+PIECES_AHEAD = 4
+QUEUED_LIMIT = 20 * MEDIA_RATE  # samples of voice made ahead of being heard
+
+
+@dataclass(slots=True)
+class Makers:
+    """What a reply is made with."""
+
+    llm: Llm
+    tts: Tts
+    persona: Persona
+    voice: Voice
+
+
+class Reply:
+    """Its text and voice, from the request to the last placed sample.
+
+    `place` puts a piece of voice on the call's timeline (and before the face); `queued` tells how much lies there
+    unheard; `told` is called with each clause as it comes; `failed` with what could not be done.
+    """
+
+    def __init__(
+        self,
+        generation: int,
+        response_id: str,
+        item_id: str,
+        prompt: History,
+        makers: Makers,
+        *,
+        say: str = "",
+        turn: int | None = None,
+        place: Callable[["Reply", Speech], None],
+        queued: Callable[[], Samples],
+        told: Callable[["Reply", Clause], None],
+        failed: Callable[["Reply", StageError], None],
+        made: Callable[["Reply"], None],
+    ) -> None:
+        self.generation = generation
+        self.response_id = response_id
+        self.item_id = item_id
+        self.turn = turn
+        self.marks = Marks(generation)
+        self.text = ""
+        """all of its raw text so far"""
+        self.released = False
+        """whether it may be heard, and the outside knows of it"""
+        self.complete = False
+        """whether everything is made and placed"""
+        self.audible = False
+        """whether its first sample has been handed to the track"""
+        self.voiced = False
+        """whether any voice was made"""
+        self._prompt = prompt
+        self._makers = makers
+        self._say = say
+        self._place = place
+        self._queued = queued
+        self._told = told
+        self._failed = failed
+        self._made = made
+        self._scope = anyio.CancelScope()
+
+    def cancel(self) -> None:
+        """Close its streams: the language model's, the voice's."""
+        self._scope.cancel()
+
+    async def run(self) -> None:
+        with self._scope:
+            clauses_in, clauses = anyio.create_memory_object_stream[Clause](CLAUSES_AHEAD)
+            texts_in, texts = anyio.create_memory_object_stream[Clause](CLAUSES_AHEAD)
+            pieces_in, pieces = anyio.create_memory_object_stream[Speech](PIECES_AHEAD)
+            makers = self._makers
+            async with anyio.create_task_group() as tasks:
+                if self._say:
+                    tasks.start_soon(recite, self._say, makers.persona.language, texts_in, self.marks)
+                else:
+                    tasks.start_soon(
+                        think,
+                        makers.llm,
+                        self._prompt,
+                        makers.persona,
+                        texts_in,
+                        self.marks,
+                        self._queued_s,
+                        self._fail,
+                    )
+
+                async def note() -> None:
+                    async with texts, clauses_in:
+                        async for clause in texts:
+                            self.text += clause.raw
+                            self._told(self, clause)
+                            await clauses_in.send(clause)
+
+                tasks.start_soon(note)
+                tasks.start_soon(speak, clauses, makers.tts, makers.voice, pieces_in, self.marks, self._fail)
+                await self._put(pieces)
+            self.complete = True
+            self._made(self)
+
+    async def _put(self, pieces: MemoryObjectReceiveStream[Speech]) -> None:
+        async with pieces:
+            async for piece in pieces:
+                # Made far ahead, it would only have to be thrown away; what is heard meanwhile makes room.
+                while (ahead := self._queued() - QUEUED_LIMIT) > 0:
+                    await anyio.sleep(ahead / MEDIA_RATE)
+                self.voiced = True
+                self._place(self, piece)
+
+    def _queued_s(self) -> float:
+        return self._queued() / MEDIA_RATE
+
+    def _fail(self, error: StageError) -> None:
+        self._failed(self, error)

@@ -1,0 +1,1 @@
+"""The rooms of the corridor: one coroutine each, channel in, channel out."""
