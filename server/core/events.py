@@ -74,6 +74,13 @@ class ReplyStarted:
 
 
 @dataclass(frozen=True, slots=True)
+class ReplyProgressed:
+    """A reply has been audible since the last such event; told about once a second (it feeds the watchdog)."""
+
+    generation: int
+
+
+@dataclass(frozen=True, slots=True)
 class ReplyFinished:
     """A reply's last sample has been handed to the audio track (or it turned out to be empty)."""
 
@@ -82,7 +89,11 @@ class ReplyFinished:
 
 @dataclass(frozen=True, slots=True)
 class ReplyFailed:
-    """A reply cannot be made or completed. What was already voiced may still be playing."""
+    """A reply cannot be made or completed; it is ended with DropReply or CutReply, reason `failed`.
+
+    Told of an audible reply when what was voiced has been played, so that the cut takes nothing away. A reply that
+    was still held is prepared anew from the final words: nobody needs an apology yet.
+    """
 
     generation: int
     code: str
@@ -126,6 +137,7 @@ Event = (
     | FinalHeard
     | ReplyPrepared
     | ReplyStarted
+    | ReplyProgressed
     | ReplyFinished
     | ReplyFailed
     | ReplyRequested
@@ -202,6 +214,8 @@ class DropReply:
 
     generation: int
     reason: str
+    """`continued`, `reheard` (the words turned out differently), `unwanted` (replies were switched off), or as in
+    CutReply"""
 
 
 @dataclass(frozen=True, slots=True)

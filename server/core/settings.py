@@ -30,9 +30,19 @@ class TurnSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     """a paused reply goes on when the noise has been over for this long without words"""
     guard_s: float = 2.0
     """the first reply of a call cannot be interrupted by voice for so long: the echo canceller is learning"""
+    backchannel_s: float = 1.0
+    """... cuts it although only back-channels ("mm hm", "嗯") were understood so far"""
     turn_max_s: float = 60.0
     """a turn is ended after so much speech without a pause"""
     think_max_s: float = 20.0
     """a reply that is not audible by then is given up with an apology"""
     gap_max_s: float = 12.0
     """a reply that falls silent for so long is ended"""
+    preroll_s: float = 0.8
+    """a turn may begin at most so long before it is opened; the executor keeps a little more sound than this"""
+    noise_s: float = 1.0
+    """so much voice in which the ASR heard no words yet still deserves its final judgement; less is a noise"""
+    provisional_wait_s: float = 0.3
+    """how long beyond the endpoint a provisional transcript is waited for"""
+    final_wait_s: float = 3.0
+    """how long a final transcript is waited for before the last known words must do"""
