@@ -23,6 +23,7 @@ from server.core.errors import ConfigError, RequestError, VisavisError
 from server.core.media import Persona
 from server.core.notices import listing
 from server.engines import Engines
+from server.looplag import LoopLag
 from server.rtc.peer import parse_offer
 
 log = logging.getLogger(__name__)
@@ -76,7 +77,13 @@ class Server:
         self._calls: dict[str, Call] = {}
         self._secrets: dict[str, Secret] = {}
         self._started = time.time()
+        self._lag = LoopLag()
         self._counts = {"calls_total": 0, "calls_refused_total": 0, "calls_failed_total": 0}
+
+    async def watch(self) -> None:
+        """What runs beside the calls."""
+        if self._config.call.measure_lag:
+            await self._lag.run()
 
     def application(self) -> web.Application:
         app = web.Application(client_max_size=BODY_LIMIT, middlewares=[self._errors, self._guard])
@@ -249,6 +256,7 @@ class Server:
                 "status": "ok",
                 "calls": len(self._calls),
                 "max_calls": self._config.call.max_calls,
+                "workers": self._engines.workers(),
                 "uptime_s": round(time.time() - self._started, 1),
             }
         )
@@ -261,6 +269,8 @@ class Server:
             for name, value in call.statistics().items():
                 totals[name] = totals.get(name, 0) + value
         lines += [f"visavis_live_{name} {value}" for name, value in sorted(totals.items())]
+        if self._config.call.measure_lag:
+            lines += [f"visavis_loop_lag_ms_{name} {number}" for name, number in self._lag.figures().items()]
         return web.Response(text="\n".join(lines) + "\n", content_type="text/plain")
 
     async def _index(self, request: web.Request) -> web.StreamResponse:
@@ -376,6 +386,7 @@ async def serve(
     """Serve until `stop` is set, then hang up every call; `ready` is told the address."""
     async with anyio.create_task_group() as tasks:
         server = Server(config, engines, tasks)
+        tasks.start_soon(server.watch)
         runner = web.AppRunner(server.application(), access_log=None, handle_signals=False, shutdown_timeout=0.3)
         await runner.setup()
         try:

@@ -127,7 +127,7 @@ class Call:
         self._turn_settings = config.turns
         self._narrators: list[Narrator] = []
         self._clock = MediaClock(0.0)
-        self._timeline = Timeline(lead_samples=Samples(int(config.call.lead_ms * MEDIA_RATE / 1000)))
+        self._timeline = Timeline(lead_samples=int(config.call.lead_ms * MEDIA_RATE / 1000))
         self._pictures = Pictures(self._request_key)
         self._request: Callable[[], None] | None = None
         self._reply: Reply | None = None
@@ -212,8 +212,8 @@ class Call:
         return {
             "frames_dropped": self._pictures.dropped,
             "frames_missed": self._pictures.missed,
-            "voice_underruns": self._timeline.underruns,
-            "voice_skipped_samples": self._timeline.skipped,
+            "voice_underruns": self._timeline.statistics.underruns,
+            "voice_skipped_samples": self._timeline.statistics.skipped_samples,
         }
 
     # ---- what the peer tells (server.rtc.peer.PeerListener) ----------------------------------------
@@ -286,10 +286,10 @@ class Call:
             self._finish(reply, now)
 
     def _show_caption(self, reply: Reply, now: Samples) -> None:
-        text = self._timeline.heard(now).text
-        if text != self._caption:
-            self._caption = text
-            self._tell(ReplyCaption(reply.response_id, reply.item_id, text, self._timeline.note(now)))
+        heard = self._timeline.heard(now)
+        if heard.text != self._caption:
+            self._caption = heard.text
+            self._tell(ReplyCaption(reply.response_id, reply.item_id, heard.text, heard.note))
 
     # ---- what happened, told from anywhere ---------------------------------------------------------
 
@@ -502,17 +502,17 @@ class Call:
         self._reply = None
         item = self.history.find(reply.item_id)
         if item is not None:
-            item.text, item.status = reply.text, "completed"
+            item.text, item.status = reply.text + reply.unspoken, "completed"
         self._tell(ReplyAudioStopped(reply.response_id))
         self._tell_event(ReplyFinished(reply.generation))
 
     def _place(self, reply: Reply, speech: Speech) -> None:
         if reply is not self._reply:
             return
-        first = not self._timeline.has_voice
         at = self._timeline.append(speech, self._clock.at(anyio.current_time()))
-        self._animate(Show(speech, at, reply.generation))
-        if first:
+        if at is not None:  # else it is paused: the face is told when the voice goes on
+            self._animate(Show(speech, at, reply.generation))
+        if not reply.voiced:
             self._tell_event(ReplyPrepared(reply.generation))
 
     def _queued(self) -> Samples:

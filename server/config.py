@@ -46,6 +46,8 @@ class CallSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     """a call is ended, after a warning, at this age"""
     lead_ms: float = 40.0
     """how far ahead of being heard a piece of voice is placed: the face needs this long to move with it"""
+    measure_lag: bool = False
+    """whether the metrics tell how late the event loop is; costs 200 wake-ups a second"""
 
 
 class PersonaSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

@@ -18,6 +18,7 @@ from server.llm.discover import discover, is_local
 from server.llm.openai_compatible import OpenAiSettings
 from server.llm.scripted import ScriptedSettings
 from server.providers import Auto
+from server.workers.process import live_workers
 from tts.espeak import EspeakSettings
 from tts.flite import FliteSettings
 from tts.routed import RoutedTts
@@ -58,6 +59,10 @@ class Engines:
 
     def avatar(self, name: str) -> AvatarInfo | None:
         return next((a for a in self.avatars if a.name == name), None)
+
+    def workers(self) -> dict[str, bool]:
+        """Each worker process by name, and whether it is ready at the moment."""
+        return {worker.name: worker.is_ready for worker in live_workers()}
 
     def voice_for(self, persona: Persona) -> str:
         """The first voice of the persona's that there is; empty: the engine's own choice."""

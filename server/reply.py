@@ -67,6 +67,8 @@ class Reply:
         """whether its first sample has been handed to the track"""
         self.voiced = False
         """whether any voice was made"""
+        self.unspoken = ""
+        """what follows `text` on the page only"""
         self._prompt = prompt
         self._makers = makers
         self._say = say
@@ -100,6 +102,7 @@ class Reply:
                         self.marks,
                         self._queued_s,
                         self._fail,
+                        self._add_unspoken,
                     )
 
                 async def note() -> None:
@@ -121,8 +124,11 @@ class Reply:
                 # Made far ahead, it would only have to be thrown away; what is heard meanwhile makes room.
                 while (ahead := self._queued() - QUEUED_LIMIT) > 0:
                     await anyio.sleep(ahead / MEDIA_RATE)
-                self.voiced = True
                 self._place(self, piece)
+                self.voiced = True
+
+    def _add_unspoken(self, text: str) -> None:
+        self.unspoken = text
 
     def _queued_s(self) -> float:
         return self._queued() / MEDIA_RATE

@@ -1,9 +1,8 @@
 """Hear: microphone frames -> voice events for the TurnTaker, and the frames themselves for the ASR."""
 
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
 
 import anyio
-from anyio.streams.memory import MemoryObjectReceiveStream
 
 from server.core.events import Event, MicrophoneLost
 from server.core.media import MicFrame
@@ -14,13 +13,13 @@ LOST_AFTER_S = 2.0  # a microphone sends 50 frames a second, in silence too
 
 
 async def hear(
-    microphone: MemoryObjectReceiveStream[MicFrame],
+    microphone: AsyncIterator[MicFrame],
     vad: VadSession,
     gate: VoiceGate,
     listen: Callable[[MicFrame], None],
     tell: Callable[[Event], None],
 ) -> None:
-    """Runs until the microphone's stream ends. `listen` and `tell` never wait.
+    """Runs until the microphone's frames end. `listen` and `tell` never wait.
 
     An event is told before the frame that caused it is passed on, so that the ASR's utterance is open by then.
     """
@@ -28,11 +27,11 @@ async def hear(
         frame = None
         try:
             with anyio.move_on_after(LOST_AFTER_S):
-                frame = await microphone.receive()
+                frame = await anext(microphone)
             if frame is None:
                 tell(MicrophoneLost())
-                frame = await microphone.receive()
-        except anyio.EndOfStream:
+                frame = await anext(microphone)
+        except StopAsyncIteration:
             tell(MicrophoneLost())
             return
         for event in gate.feed(frame.pcm, vad.process(frame.pcm), frame.end_s):

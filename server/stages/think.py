@@ -26,8 +26,12 @@ async def think(
     marks: Marks,
     queued_s: Callable[[], float],
     failed: Callable[[StageError], None],
+    unspoken: Callable[[str], None],
 ) -> None:
-    """Ends when the answer does. A failing model is excused aloud, in the same reply, and told to `failed`."""
+    """Ends when the answer does. A failing model is excused aloud, in the same reply, and told to `failed`.
+
+    `unspoken` is told the end of the visible text that no voice says: a closing emoji, a code block.
+    """
     chunker = Chunker(persona.language)
     marks.note("llm_request", anyio.current_time())
     async with out:
@@ -40,6 +44,7 @@ async def think(
         for clause in chunker.flush():
             marks.note("clause", anyio.current_time())
             await out.send(clause)
+        unspoken(chunker.tail)
 
 
 async def _stream(
@@ -77,7 +82,7 @@ async def _stream(
                 break
             settled = token is None
             chunker.queued_s = queued_s()
-            for clause in chunker.feed(token.text) if token is not None else chunker.settle():
+            for clause in chunker.feed(token.text) if token is not None else chunker.stale(FLUSH_S):
                 marks.note("clause", anyio.current_time())
                 await out.send(clause)
     if failures:

@@ -8,6 +8,7 @@ import signal
 import socket
 import subprocess
 import sys
+import weakref
 from collections import deque
 from collections.abc import AsyncIterator, Sequence
 from types import TracebackType
@@ -38,6 +39,14 @@ Inbound = TypeVar("Inbound")
 SEND_BACKLOG = 8 * 1024 * 1024  # bytes waiting in the socket: a worker that stopped reading is hung
 RESTART_DELAYS_S = (0.0, 0.2, 0.5, 1.0, 2.0)  # after failures in a row; a run of 10 s counts as a success
 HEALTHY_AFTER_S = 10.0
+
+
+_live: "weakref.WeakSet[Worker[Any, Any]]" = weakref.WeakSet()
+
+
+def live_workers() -> "list[Worker[Any, Any]]":
+    """The workers that were started and not stopped, for health and metrics."""
+    return sorted(_live, key=lambda worker: worker.name)
 
 
 class WorkerSession(Generic[Outbound, Inbound]):
@@ -140,6 +149,7 @@ class Worker(Generic[Outbound, Inbound]):
     async def __aenter__(self) -> Self:
         # A plain task, ended in __aexit__: a task group would wrap whatever is raised inside the `async with`.
         self._supervisor = asyncio.create_task(self._supervise(), name=f"worker {self.name}")
+        _live.add(self)
         try:
             await self.ready(self._ready_s)
         except BaseException:
@@ -153,11 +163,16 @@ class Worker(Generic[Outbound, Inbound]):
         await self._stop()
 
     async def _stop(self) -> None:
+        _live.discard(self)
         if self._supervisor is not None:
             self._supervisor.cancel()
             with anyio.CancelScope(shield=True):
                 await asyncio.wait([self._supervisor])
             self._supervisor = None
+
+    @property
+    def is_ready(self) -> bool:
+        return self._writer is not None and self._ready.is_set() and self._refused is None
 
     async def ready(self, timeout_s: float) -> None:
         """Wait until the worker can take sessions. Raises StageError if it cannot in time."""
