@@ -120,6 +120,11 @@ class TurnClosed:
 
 
 @dataclass(frozen=True, slots=True)
+class TurnCleared:
+    """input_audio_buffer.clear: the open turn is thrown away; a voice that goes on does not open another."""
+
+
+@dataclass(frozen=True, slots=True)
 class MicrophoneLost:
     """No microphone media for a while; an open turn must not wait for its silence."""
 
@@ -143,6 +148,7 @@ Event = (
     | ReplyRequested
     | Interrupted
     | TurnClosed
+    | TurnCleared
     | MicrophoneLost
     | PeerLost
 )
@@ -170,8 +176,8 @@ class TakeProvisional:
 class CommitTurn:
     """The turn is over at `at` (loop time of the last voice): close the ASR's utterance.
 
-    Answer: FinalHeard. If `text` is given, a reply to that text is already prepared and released in the same
-    breath; the final text then only corrects the record.
+    Answer: FinalHeard. If `text` is given, a reply to that text is released in the same breath (it is prepared
+    already, or just behind this order); the final text then only corrects the record.
     """
 
     turn: int
@@ -191,7 +197,9 @@ class PrepareReply:
     """Start the language model, the voice and the first pictures; hold everything.
 
     `planned_s` is the loop time at which it will be released if the silence goes on: the first pictures can be
-    painted for that very instant. None: it is released at once.
+    painted for that very instant; its turn is still open then. None: it is released at once, and its turn, if it
+    has one, was committed before; `text` then holds the best words that are known of it. A reply may be prepared
+    more than once for the same turn: again, if the person only seemed to go on.
     """
 
     generation: int
@@ -214,8 +222,8 @@ class DropReply:
 
     generation: int
     reason: str
-    """`continued`, `reheard` (the words turned out differently), `unwanted` (replies were switched off), or as in
-    CutReply"""
+    """`continued`, `reheard` (the words turned out differently), `unwanted` (replies were switched off), `cleared`
+    (the turn was), or as in CutReply"""
 
 
 @dataclass(frozen=True, slots=True)

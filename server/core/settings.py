@@ -46,3 +46,13 @@ class TurnSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     """how long beyond the endpoint a provisional transcript is waited for"""
     final_wait_s: float = 3.0
     """how long a final transcript is waited for before the last known words must do"""
+
+    def __post_init__(self) -> None:
+        if self.mode not in ("hands_free", "push_to_talk"):
+            raise ValueError(f"mode is {self.mode!r}; it must be hands_free or push_to_talk")
+        for name in self.__struct_fields__:
+            value = getattr(self, name)
+            if name.endswith("_s") and not 0 <= value < 3600:
+                raise ValueError(f"{name} is {value}; it must lie between 0 and 3600 seconds")
+        if self.turn_max_s < 1 or self.confirm_units < 1:
+            raise ValueError("turn_max_s and confirm_units must be at least 1")
