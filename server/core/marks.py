@@ -29,7 +29,7 @@ class Marks:
         self.times.setdefault(step, now)
 
     def since(self, start: str) -> dict[str, float]:
-        """Milliseconds from step `start` to each later step; empty if it was never noted."""
+        """Milliseconds from step `start` to each other step (negative: it came before); empty if never noted."""
         if start not in self.times:
             return {}
         origin = self.times[start]
