@@ -8,6 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from server.core.media import Clause, Phone, Speech, Voice, Word
+from tts.remote import silence
 from tts.scripts import speakable
 from tts.words import places, span
 
@@ -60,18 +61,20 @@ class Tone:
     async def say(self, clause: Clause, voice: Voice) -> AsyncGenerator[Speech, None]:
         """The clause's length of tone in pieces of at most 200 ms; silence if there is nothing to say in it."""
         settings = self._settings
+        if not speakable(clause.text):
+            yield silence(clause, settings.rate)
+            return
         seconds = settings.clause_s or len(clause.text) / settings.characters_per_s
         total = max(round(seconds / voice.speed * settings.rate), settings.rate // 50)
         words = self._words(clause, total)
-        silent = not speakable(clause.text)
         piece = round(settings.rate * PIECE_S)
         for start in range(0, total, piece):
             end = min(start + piece, total)
             yield Speech(
                 clause,
-                bytes(2 * (end - start)) if silent else self._sound(start, end),
+                self._sound(start, end),
                 settings.rate,
-                (Phone("sil", "sil", 0, end - start),) if silent else self._phones(start, end),
+                self._phones(start, end),
                 # A word comes with the piece in which it ends.
                 tuple(
                     Word(w.char_start, w.char_end, w.start - start, w.end - start)
