@@ -114,4 +114,4 @@ def _blink(t: float) -> float:
     if t < closing + closed:
         return 1.0
     rest = (t - closing - closed) / opening
-    return (1 - rest) ** 1.5
+    return float((1 - rest) ** 1.5)

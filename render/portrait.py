@@ -9,6 +9,7 @@ picture on picture. `faces.png` says how the skin moves when the brows rise and 
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import cv2
 import msgspec
@@ -104,10 +105,18 @@ def identity(height: int, width: int) -> Floats:
     return np.stack([x, y], -1)
 
 
+_remap: Any = cv2.remap  # its stub denies that the second map may be None
+
+
+def warp(image: NDArray[Any], at: Floats, interpolation: int, out: NDArray[Any] | None = None) -> NDArray[Any]:
+    """What lies at each of the places `at`, (h, w, 2) as (x, y); beyond the edge, what lies at the edge."""
+    result: NDArray[Any] = _remap(image, at, None, interpolation, out, cv2.BORDER_REPLICATE)
+    return result
+
+
 def pull(image: Floats, grid: Floats, move: Floats) -> Floats:
     """What lies at each pixel's place plus `move`."""
-    at = grid + move
-    return np.asarray(cv2.remap(image, at, None, cv2.INTER_CUBIC, borderMode=cv2.BORDER_REPLICATE), np.float32)
+    return np.asarray(warp(image, grid + move, cv2.INTER_CUBIC), np.float32)
 
 
 def load(name: str, folder: Path = FOLDER) -> Portrait:
@@ -117,16 +126,16 @@ def load(name: str, folder: Path = FOLDER) -> Portrait:
     person = _read(here / "base.webp").astype(np.float32)
     alpha = person[..., 3:] / 255
     backdrop = _read(folder / "background.webp", cv2.IMREAD_COLOR)
-    whole = person[..., :3] * alpha + backdrop * (1 - alpha)
+    whole = np.asarray(person[..., :3] * alpha + backdrop * (1 - alpha), np.float32)
 
     left, top, right, bottom = sheet.mouth
     height, width = bottom - top, right - left
     count = len(sheet.mouths)
     pictures = _read(here / "mouths.webp", cv2.IMREAD_COLOR).reshape(count, height, width, 3)
     stored = _read(here / "warps.png", cv2.IMREAD_GRAYSCALE).reshape(4 * count + 1, height, width)
-    moves = (stored[:-1].astype(np.float32) - 128) * sheet.warp_px
+    moves = (stored[:-1].astype(np.float32) - 128) * np.float32(sheet.warp_px)
     moves = np.ascontiguousarray(moves.reshape(count, 2, 2, height, width).transpose(0, 1, 3, 4, 2))
-    mask = stored[-1].astype(np.float32) / 255
+    mask = stored[-1].astype(np.float32) / 255 * _fade(height, width, 10)
     order = [sheet.mouths.index(v) for v in VISEMES]
 
     e_left, e_top, e_right, e_bottom = sheet.eyes
@@ -144,8 +153,8 @@ def load(name: str, folder: Path = FOLDER) -> Portrait:
         base = down(base_planes[channel])
         rows, columns = slice(top // scale, bottom // scale), slice(left // scale, right // scale)
         grid = identity(height // scale, width // scale)
-        back = np.stack([down(moves[i, 0]) / scale for i in order])
-        forth = [down(moves[i, 1]) / scale for i in order]
+        back = np.stack([down(moves[i, 0]) / np.float32(scale) for i in order])
+        forth = [down(moves[i, 1]) / np.float32(scale) for i in order]
         shown = [down(p[channel]) for p in mouth_planes]
         textures = np.stack([pull(s, grid, f) for s, f in zip(shown, forth, strict=True)])
         leftovers = np.stack([s - pull(t, grid, b) for s, t, b in zip(shown, textures, back, strict=True)])

@@ -23,14 +23,14 @@ CODECS = ("H264", "VP8")
 QUEUE_FRAMES = 12  # half a second of encoded pictures for a slow reader; then the oldest go
 KEPT_BYTES = 600 * MEDIA_RATE * SAMPLE_BYTES  # voice kept for a worker that must be told again: ten minutes
 READY_S = 30.0
-HANG_S = 2.0  # the worker's loop never rests for longer than a second, nor works for longer than a frame
+HANG_S = 5.0  # the worker's loop works for a few milliseconds at a time
 
 
 class _Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     bitrate: int = 1_200_000
     """bits per second of one call's picture"""
     lead_ms: float = 50.0
-    """how long before it is due a frame is painted: encoding must fit in, and what a reply moves is not yet painted"""
+    """how long before it is due a frame is painted: encoding must fit in; later than that no voice moves it"""
 
     def __post_init__(self) -> None:
         if not 100_000 <= self.bitrate <= 20_000_000:

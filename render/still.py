@@ -7,7 +7,7 @@ import numpy as np
 
 from render.idle import Idle, Motion
 from render.lips import SIL, weights
-from render.portrait import SIZE, Bytes, Floats, Plane, Portrait, identity
+from render.portrait import SIZE, Bytes, Floats, Plane, Portrait, identity, warp
 from render.score import Score
 from server.core.media import FRAME_SAMPLES, MEDIA_RATE, VISEMES
 
@@ -102,10 +102,10 @@ class StillPainter:
         chroma = out[full:].reshape(2, half, half)
         # A pixel shows what was where it came from: places are looked up backwards, hence the minus.
         at = self._grids[0] - cv2.resize(move, (full, full), interpolation=cv2.INTER_LINEAR)
-        cv2.remap(self._canvases[0], at, None, cv2.INTER_CUBIC, out[:full], cv2.BORDER_REPLICATE)
+        warp(self._canvases[0], at, cv2.INTER_CUBIC, out[:full])
         at = self._grids[1] - 0.5 * cv2.resize(move, (half, half), interpolation=cv2.INTER_LINEAR)
         for canvas, target in zip(self._canvases[1:], chroma, strict=True):
-            cv2.remap(canvas, at, None, cv2.INTER_LINEAR, target, cv2.BORDER_REPLICATE)
+            warp(canvas, at, cv2.INTER_LINEAR, target)
         return out
 
 
@@ -120,10 +120,10 @@ def _mouth(canvas: Bytes, plane: Plane, weights: np.ndarray[tuple[int], np.dtype
     rest = np.zeros_like(plane.mask)
     at = plane.grid.copy()
     for i, w in shown:
-        texture = cv2.scaleAdd(plane.textures[i], w, texture)
-        rest = cv2.scaleAdd(plane.leftovers[i], w**3, rest)
-        at = cv2.scaleAdd(plane.back[i], w, at)
-    blend = cv2.remap(texture, at, None, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE) + rest
+        cv2.scaleAdd(plane.textures[i], w, texture, texture)
+        cv2.scaleAdd(plane.leftovers[i], w**3, rest, rest)
+        cv2.scaleAdd(plane.back[i], w, at, at)
+    blend = warp(texture, at, cv2.INTER_LINEAR) + rest
     blend = base + (blend - base) * plane.mask
     canvas[plane.mouth] = np.clip(blend + 0.5, 0, 255)
 

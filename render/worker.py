@@ -25,7 +25,7 @@ from render.score import Piece, Score
 from render.still import StillPainter
 from render.testcard import TestcardPainter
 from render.wire import Cut, Face, Frame, Key, Open, Push, Request
-from server.core.media import FRAME_SAMPLES, MEDIA_RATE, VIDEO_FPS
+from server.core.media import FRAME_SAMPLES, VIDEO_FPS
 from server.workers.channel import End, Failed, Hello, Refused, WorkerEnd
 from server.workers.process import ignore_interrupts
 
