@@ -12,7 +12,7 @@ const LEVEL_MS = 130;
 const KIOSK_RESET_MS = 20_000;
 
 export class TalkingHead extends HTMLElement {
-  static observedAttributes = ["src", "avatar", "persona", "mode", "captions", "poster"];
+  static observedAttributes = ["src", "avatar", "persona", "mode", "captions", "poster", "autostart"];
 
   /** performance.now() of each step of setting the call up: start, microphone, offer, answer, connected, firstFrame. */
   timings = {};
@@ -201,7 +201,7 @@ export class TalkingHead extends HTMLElement {
     document.addEventListener("visibilitychange", this.#onVisible);
     this.#render();
     this.#loadInfo();
-    if (this.hasAttribute("autostart")) this.start();
+    this.#autostart();
   }
 
   disconnectedCallback() {
@@ -216,8 +216,14 @@ export class TalkingHead extends HTMLElement {
     if (old === value) return;
     if ((name === "avatar" || name === "persona") && value) this.choose({ [name]: value });
     if (name === "src" && this.isConnected) this.#loadInfo();
+    if (name === "autostart" && this.isConnected) this.#autostart();
     if (this.isConnected) this.#render();
     if (name === "captions") this.#tellSettings();
+  }
+
+  /** For a kiosk: call without being asked; the browser may want a tap before there is sound. */
+  #autostart() {
+    if (this.hasAttribute("autostart")) this.start();
   }
 
   /** Who lives at the server: faces and personas to choose from. Without an answer the page still calls. */

@@ -1,4 +1,4 @@
-"""A server that speaks our wire far enough for the page's tests: a real peer connection, and events that a test scripts."""
+"""A server that speaks our wire far enough for the page's tests: real media, and events that a test scripts."""
 
 import fractions
 import json
@@ -191,9 +191,7 @@ class Stub:
         return web.json_response(
             {
                 "avatars": [{"name": n, "title": n.capitalize(), "poster": f"/poster/{n}"} for n in names],
-                "personas": [
-                    {"name": n, "title": n.capitalize(), "language": "en", "avatar": n} for n in names
-                ],
+                "personas": [{"name": n, "title": n.capitalize(), "language": "en", "avatar": n} for n in names],
                 "limits": {},
                 "providers": {},
             }
