@@ -113,7 +113,8 @@ class Server:
         if len(self._calls) >= self._config.call.max_calls:
             self._counts["calls_refused_total"] += 1
             raise RequestError(429, "busy", "All lines are busy. Please try again in a moment.")
-        call = Call(self._config, self._engines, persona, avatar, greet=greet)
+        call_id = "rtc_" + secrets.token_urlsafe(18)
+        call = Call(call_id, self._config, self._engines, persona, avatar, greet=greet)
         # Counted before anything is awaited: two offers at once cannot both take the last line.
         self._calls[call.id] = call
         self._counts["calls_total"] += 1

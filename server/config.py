@@ -105,15 +105,6 @@ class Config(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     render: RenderSettings = StillSettings()
     personas: dict[str, PersonaSettings] = msgspec.field(default_factory=_personas)
 
-    def ice_addresses(self) -> tuple[str, ...]:
-        """The addresses that calls are offered at: those configured, else the one that HTTP listens on.
-
-        Empty: every address of this machine (HTTP listens on all of them).
-        """
-        if self.ice.addresses or self.http.host in ("0.0.0.0", "::"):
-            return tuple(self.ice.addresses)
-        return ("127.0.0.1",) if self.http.host == "localhost" else (self.http.host,)
-
     def persona(self, name: str) -> Persona:
         """Raises RequestError with the names there are."""
         settings = self.personas.get(name)

@@ -36,14 +36,15 @@ async def _examine(config: Config) -> int:
         _tell(False, "address", error.message)
     if config.http.host not in ("127.0.0.1", "::1", "localhost") and not config.http.api_key:
         _tell(False, "address", "others can reach this server, and no http.api_key protects it")
-    _tell(True, "calls are offered at", ", ".join(config.ice_addresses()) or "every address of this machine")
+    addresses = config.ice.listening_on(config.http.host).addresses
+    _tell(True, "calls are offered at", ", ".join(addresses) or "every address of this machine")
 
     await _try("transcribe: pocketsphinx", PocketsphinxSettings().load(), "without it the call runs on text input")
-    found, why = await discover(os.environ)
-    if found is not None:
-        _tell(True, "think: language model", f"{found.model} at {found.base_url}")
+    found = await discover(os.environ)
+    if found.settings is not None:
+        _tell(True, "think: language model", f"{found.settings.model} at {found.settings.base_url}")
     else:
-        _tell(False, "think: language model", f"{why}; the scripted persona answers until there is one")
+        _tell(False, "think: language model", f"{found.reason}; to get one, {found.how}")
     voices = [
         await _try("speak: flite", FliteSettings().load(), "apt-get install libflite1 brings it"),
         await _try("speak: espeak-ng", EspeakSettings().load(), "pip install espeakng-loader brings it"),

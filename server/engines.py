@@ -14,8 +14,8 @@ from server.config import Config
 from server.core.errors import ConfigError, StageError
 from server.core.media import AvatarInfo, Persona
 from server.core.protocols import Asr, Llm, RenderEngine, Tts, Vad
-from server.llm.discover import discover, is_local
-from server.llm.openai_compatible import OpenAiSettings
+from server.llm.discover import discover
+from server.llm.openai_compatible import OpenAiSettings, is_local
 from server.llm.scripted import ScriptedSettings
 from server.providers import Auto
 from server.workers.process import live_workers
@@ -119,15 +119,11 @@ async def _asr(config: Config, stack: AsyncExitStack) -> tuple[Asr, Choice]:
 async def _llm(config: Config, stack: AsyncExitStack, local: bool) -> tuple[Llm, str, Choice]:
     settings = config.llm
     if isinstance(settings, Auto):
-        found, why = await discover(os.environ)
-        if found is not None and local and not is_local(found.base_url):
-            why = f"{found.base_url} is another machine, and --local was given"
-            found = None
-        if found is None:
+        found = await discover(os.environ, local)
+        if found.settings is None:
             scripted = await stack.enter_async_context(ScriptedSettings().load())
-            better = "set OPENAI_API_KEY (and OPENAI_BASE_URL), or start Ollama"
-            return scripted, "scripted", Choice("think", "scripted", why, better=better)
-        settings = found
+            return scripted, "scripted", Choice("think", "scripted", found.reason, better=found.how)
+        settings, why = found.settings, found.reason
     else:
         why = "configured"
     if isinstance(settings, OpenAiSettings):

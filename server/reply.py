@@ -1,6 +1,7 @@
 """One reply: think -> speak -> place in time, made as a whole and cancelled as a whole."""
 
 from collections.abc import Callable
+from contextlib import ExitStack
 from dataclasses import dataclass
 
 import anyio
@@ -84,10 +85,12 @@ class Reply:
         self._scope.cancel()
 
     async def run(self) -> None:
-        with self._scope:
+        with self._scope, ExitStack() as stack:
             clauses_in, clauses = anyio.create_memory_object_stream[Clause](CLAUSES_AHEAD)
             texts_in, texts = anyio.create_memory_object_stream[Clause](CLAUSES_AHEAD)
             pieces_in, pieces = anyio.create_memory_object_stream[Speech](PIECES_AHEAD)
+            for stream in (clauses_in, clauses, texts_in, texts, pieces_in, pieces):
+                stack.callback(stream.close)  # also where a task was cancelled before it began
             makers = self._makers
             async with anyio.create_task_group() as tasks:
                 if self._say:

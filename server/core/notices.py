@@ -185,8 +185,11 @@ Notice = (
 class CallControl(Protocol):
     """A call as a wire protocol may use it. None of these wait; their effects come back as notices."""
 
-    id: str
-    history: History
+    @property
+    def id(self) -> str: ...
+
+    @property
+    def history(self) -> History: ...
 
     def session(self) -> dict[str, Any]:
         """The call's settings as the protocol's `session.visavis` and defaults need them:

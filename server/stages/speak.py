@@ -13,7 +13,7 @@ from server.core.errors import StageError
 from server.core.marks import Marks
 from server.core.media import MEDIA_RATE, Clause, Speech, Voice
 from server.core.protocols import Tts
-from server.core.trim import HeadTrimmer, trim_tail
+from server.core.trim import Trimmer
 
 
 class MediaRate:
@@ -72,12 +72,12 @@ async def speak(
     async with out, clauses:
         async for clause in clauses:
             marks.note("tts_request", anyio.current_time())
-            trimmer, rate = HeadTrimmer(), MediaRate()
+            trimmer, rate = Trimmer(), MediaRate()
             try:
                 async with aclosing(tts.say(clause, voice)) as pieces:  # type: ignore[type-var]
                     async for piece in pieces:
                         for audible in trimmer.feed(piece):
                             marks.note("tts_audio", anyio.current_time())
-                            await out.send(rate.convert(trim_tail(audible)))
+                            await out.send(rate.convert(audible))
             except StageError as error:
                 failed(error)

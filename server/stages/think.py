@@ -70,7 +70,7 @@ async def _stream(
             except StageError as error:
                 failures.append(error)
 
-    async with anyio.create_task_group() as tasks, receive:
+    async with send, receive, anyio.create_task_group() as tasks:
         tasks.start_soon(pump)
         settled = False
         while True:

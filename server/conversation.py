@@ -1,0 +1,487 @@
+"""The rooms of one call and the channels between them, and what the TurnTaker's orders do. No network in it.
+
+microphone -> hear -> transcribe -> converse -> reply (think -> speak -> place) -> timeline -> read()
+                                                                        animate -> renderer -> take()
+"""
+
+import logging
+import secrets
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import ExitStack
+from typing import Any
+
+import anyio
+from anyio.abc import TaskGroup
+from anyio.streams.memory import MemoryObjectReceiveStream, MemoryObjectSendStream
+
+from server.core.clock import MediaClock
+from server.core.endpointing import units
+from server.core.errors import StageError
+from server.core.events import (
+    AbandonTurn,
+    ChangeState,
+    CommitTurn,
+    CutReply,
+    DropReply,
+    Event,
+    FinalHeard,
+    OpenTurn,
+    Order,
+    PauseReply,
+    PrepareReply,
+    ReleaseReply,
+    ReplyFinished,
+    ReplyPrepared,
+    ReplyProgressed,
+    ReplyRequested,
+    ReplyStarted,
+    ResumeReply,
+    State,
+    TakeProvisional,
+)
+from server.core.history import History, Item
+from server.core.media import (
+    MEDIA_RATE,
+    PACKET_SAMPLES,
+    Clause,
+    EncodedFrame,
+    MicFrame,
+    Persona,
+    Samples,
+    Speech,
+    Transcript,
+    Voice,
+)
+from server.core.notices import (
+    ItemAdded,
+    Measured,
+    Notice,
+    Problem,
+    ReplyAudioCleared,
+    ReplyAudioStarted,
+    ReplyAudioStopped,
+    ReplyCaption,
+    ReplyCreated,
+    ReplyDone,
+    ReplyText,
+    ReplyTruncated,
+    SpeechStarted,
+    SpeechStopped,
+    StateChanged,
+    TurnAbandoned,
+    TurnCommitted,
+    UserHeard,
+    UserSaid,
+)
+from server.core.phrases import phrase
+from server.core.protocols import AsrSession, Llm, Renderer, Tts, VadSession
+from server.core.settings import TurnSettings
+from server.core.timeline import Timeline
+from server.core.turns import TurnTaker
+from server.core.voicegate import VoiceGate
+from server.reply import Makers, Reply
+from server.stages.animate import Close, Pictures, Show, animate
+from server.stages.converse import converse
+from server.stages.hear import hear
+from server.stages.transcribe import Listening, Transcriber
+
+log = logging.getLogger(__name__)
+
+EVENTS = 256  # events between the rooms and the TurnTaker; it never waits, so a few suffice
+LISTENED = 500  # 10 s of microphone: an ASR worker that is being started again must not lose the turn
+SHOWN = 256  # pieces of voice on their way to the face
+CAPTION_SAMPLES = MEDIA_RATE // 10  # captions follow the voice ten times a second
+PROGRESS_SAMPLES = MEDIA_RATE
+PLAN_MARGIN_S = 0.03  # a planned reply begins so much after its endpoint: the decision itself takes time
+TURNS_KEPT = 8
+
+
+class Conversation:
+    """One person and one face. `run` owns every task; `read` and `take` feed the tracks."""
+
+    def __init__(
+        self,
+        *,
+        llm: Llm,
+        tts: Tts,
+        persona: Persona,
+        voice: Voice,
+        turns: TurnSettings,
+        clock: MediaClock,
+        lead_ms: float,
+        tell: Callable[[Notice], None],
+    ) -> None:
+        """tell: hears every notice; never waits."""
+        self.persona = persona
+        self.voice = voice
+        self.history = History()
+        self.state = State.LISTENING
+        self.taker = TurnTaker(turns, persona.language, clock.origin_s)
+        self.timeline = Timeline(lead_samples=int(lead_ms * MEDIA_RATE / 1000))
+        self.pictures = Pictures(self._request_key)
+        self._llm = llm
+        self._tts = tts
+        self._clock = clock
+        self._tell = tell
+        self._renderer: Renderer | None = None
+        self._reply: Reply | None = None
+        self._turns: dict[int, str] = {}
+        """turn -> the message that it will become"""
+        self._speech_end_s = 0.0
+        self._caption = ""
+        self._captioned: Samples = Samples(0)
+        self._progressed: Samples = Samples(0)
+        self._tasks: TaskGroup | None = None
+        self._events: MemoryObjectSendStream[Event] | None = None
+        self._listening: MemoryObjectSendStream[Listening] | None = None
+        self._face: MemoryObjectSendStream[Show | Close] | None = None
+
+    async def run(
+        self,
+        microphone: AsyncIterator[MicFrame],
+        vad: VadSession,
+        asr: AsrSession,
+        renderer: Renderer | None,
+        beside: Callable[[], Awaitable[object]],
+    ) -> None:
+        """Every room at work until `beside` returns."""
+        events_in, events = anyio.create_memory_object_stream[Event](EVENTS)
+        listening_in, listening = anyio.create_memory_object_stream[Listening](LISTENED)
+        face_in, face = anyio.create_memory_object_stream[Show | Close](SHOWN)
+        with ExitStack() as stack:
+            for stream in (events_in, events, listening_in, listening, face_in, face):
+                stack.callback(stream.close)
+            self._events, self._listening, self._face = events_in, listening_in, face_in
+            self._renderer = renderer
+            transcriber = Transcriber(asr, self.happened)
+            async with anyio.create_task_group() as tasks:
+                self._tasks = tasks
+                tasks.start_soon(hear, microphone, vad, VoiceGate(), self._listen, self.happened)
+                tasks.start_soon(transcriber.run, listening)
+                tasks.start_soon(transcriber.follow, self._heard_so_far)
+                tasks.start_soon(converse, events, self.taker, self._execute)
+                if renderer is not None:
+                    tasks.start_soon(animate, face, renderer)
+                    tasks.start_soon(self.pictures.collect, renderer)
+                else:
+                    tasks.start_soon(_discard, face)
+                await beside()
+                tasks.cancel_scope.cancel()
+        self._tasks = self._events = self._listening = self._face = self._renderer = None
+
+    @property
+    def replying(self) -> bool:
+        return self._reply is not None
+
+    # ---- what the tracks take --------------------------------------------------------------------
+
+    def read(self, at: Samples) -> bytes:
+        """The voice of media time [at, at + 20 ms)."""
+        pcm = self.timeline.read(at)
+        if self._reply is not None:
+            self._follow(self._reply, Samples(at + PACKET_SAMPLES))
+        return pcm
+
+    def take(self, index: int) -> EncodedFrame | None:
+        """The next picture that is due by frame `index`."""
+        frame = self.pictures.take(index)
+        reply = self._reply
+        if frame is not None and reply is not None and reply.audible and frame.generation == reply.generation:
+            reply.marks.note("lips_packet", anyio.current_time())
+        return frame
+
+    def request_key(self) -> None:
+        self.pictures.request_key()
+
+    def _request_key(self) -> None:
+        if self._renderer is not None:
+            self._renderer.request_key()
+
+    def _follow(self, reply: Reply, now: Samples) -> None:
+        """Notice what the packet that goes out now means for the reply."""
+        if not reply.audible:
+            if not self.timeline.started:
+                return
+            reply.audible = True
+            self._captioned = self._progressed = Samples(0)
+            reply.marks.note("audio_packet", anyio.current_time())
+            self.happened(ReplyStarted(reply.generation))
+            self._tell(ReplyAudioStarted(reply.response_id))
+            if steps := reply.marks.since("speech_end"):
+                self._tell(Measured(reply.response_id, steps))
+        if now - self._captioned >= CAPTION_SAMPLES:
+            self._captioned = now
+            self._show_caption(reply, now)
+        if now - self._progressed >= PROGRESS_SAMPLES and self.timeline.playing(now):
+            self._progressed = now
+            self.happened(ReplyProgressed(reply.generation))
+        if self.timeline.drained(now):
+            self._finish(reply, now)
+
+    def _show_caption(self, reply: Reply, now: Samples) -> None:
+        heard = self.timeline.heard(now)
+        if heard.text != self._caption:
+            self._caption = heard.text
+            self._tell(ReplyCaption(reply.response_id, reply.item_id, heard.text, heard.note))
+
+    # ---- what happens, told from anywhere ----------------------------------------------------------
+
+    def happened(self, event: Event) -> None:
+        """Tell the TurnTaker. Never waits."""
+        if isinstance(event, FinalHeard):
+            self._record_final(event)
+        if not _put(self._events, event):
+            log.error("too many events at once; %s is lost", type(event).__name__)
+
+    def add_item(self, item: Item, after: str | None = None) -> None:
+        """Put a message into the history."""
+        self._tell(ItemAdded(item.id, self.history.add(item, after)))
+
+    def _listen(self, item: Listening) -> None:
+        if not _put(self._listening, item) and not isinstance(item, MicFrame):
+            log.error("the ASR is %d items behind; an order to it is lost", LISTENED)
+
+    def _animate(self, item: Show | Close) -> None:
+        if not _put(self._face, item):
+            log.warning("the face is behind; a piece of its lips is lost")
+
+    def _heard_so_far(self, turn: int, heard: Transcript) -> None:
+        item_id = self._turns.get(turn)
+        if item_id is not None:
+            self._tell(UserHeard(item_id, heard.text, heard.stable))
+
+    # ---- what the TurnTaker orders -----------------------------------------------------------------
+
+    def _execute(self, order: Order) -> None:
+        now = self._clock.at(anyio.current_time())
+        match order:
+            case ChangeState(state):
+                self.state = state
+                self._tell(StateChanged(state))
+            case OpenTurn(turn, at):
+                kept = {t: item for t, item in self._turns.items() if t > turn - TURNS_KEPT}
+                self._turns = {**kept, turn: item_id()}
+                self._listen(order)
+                self._tell(SpeechStarted(self._turns[turn], self._audio_ms(at)))
+                if self._tasks is not None:
+                    self._tasks.start_soon(self._llm.warm)
+            case TakeProvisional():
+                self._listen(order)
+            case CommitTurn():
+                self._listen(order)
+                self._commit(order)
+            case AbandonTurn(turn):
+                self._listen(order)
+                abandoned = self._turns.pop(turn, None)
+                if abandoned is not None:
+                    self._tell(TurnAbandoned(abandoned))
+            case PrepareReply():
+                self._prepare(order)
+            case ReleaseReply(generation):
+                if reply := self._current(generation):
+                    self._release(reply, now)
+            case PauseReply(generation):
+                if self._current(generation):
+                    self._animate(Close(self.timeline.pause(now)))
+            case ResumeReply(generation):
+                if self._current(generation):
+                    for placed in self.timeline.resume(now):
+                        self._animate(Show(placed.speech, placed.at, generation))
+            case DropReply(generation, reason) | CutReply(generation, reason):
+                if reply := self._current(generation):
+                    self._end(reply, reason, now)
+
+    def _current(self, generation: int) -> Reply | None:
+        return self._reply if self._reply is not None and self._reply.generation == generation else None
+
+    def _commit(self, order: CommitTurn) -> None:
+        committed = self._turns.get(order.turn)
+        if committed is None:
+            return
+        self._speech_end_s = order.at
+        if self._reply is not None and self._reply.turn == order.turn:
+            self._reply.marks.note("speech_end", order.at)
+            self._reply.marks.note("endpoint", anyio.current_time())
+        self._tell(SpeechStopped(committed, self._audio_ms(order.at)))
+        self._tell(TurnCommitted(committed, self.history.items[-1].id if self.history.items else None))
+        if order.text is not None:
+            self.history.add(Item(committed, "user", order.text))
+
+    def _record_final(self, final: FinalHeard) -> None:
+        """The turn's text for good; if its reply is already being heard, this only corrects the record."""
+        said = self._turns.pop(final.turn, None)
+        if said is None:
+            return
+        if self._reply is not None and self._reply.turn == final.turn:
+            self._reply.marks.note("asr_final", anyio.current_time())
+        item = self.history.find(said)
+        if item is not None:
+            item.text = final.text or item.text
+        elif units(final.text):
+            item = Item(said, "user", final.text)
+            self.history.add(item)
+        if item is None:
+            self._tell(TurnAbandoned(said))
+        else:
+            self._tell(UserSaid(said, item.text))
+
+    # ---- replies -----------------------------------------------------------------------------------
+
+    def _prepare(self, order: PrepareReply) -> None:
+        if self._tasks is None:
+            return
+        if order.turn is None and order.text:
+            self.add_item(Item(item_id(), "user", order.text, spoken=False))
+        prompt = History(items=list(self.history.items))
+        if order.planned_s is not None:
+            # The turn is not over yet, and may never become a message.
+            prompt.items.append(Item("speculation", "user", order.text))
+        reply = Reply(
+            order.generation,
+            "resp_" + secrets.token_hex(12),
+            item_id(),
+            prompt,
+            Makers(self._llm, self._tts, self.persona, self.voice),
+            say=order.say,
+            turn=order.turn,
+            place=self._place,
+            queued=self._queued,
+            told=self._told,
+            failed=self._failed,
+            made=self._made,
+        )
+        self._reply = reply
+        self._caption = ""
+        if order.planned_s is not None:
+            self.timeline.hold(order.generation, self._clock.at(order.planned_s + PLAN_MARGIN_S))
+        else:
+            self.timeline.begin(order.generation)
+            if order.turn is not None:
+                reply.marks.note("speech_end", self._speech_end_s)
+        self._tasks.start_soon(reply.run)
+
+    def _release(self, reply: Reply, now: Samples) -> None:
+        reply.released = True
+        previous = self.history.add(Item(reply.item_id, "assistant", "", status="in_progress"))
+        self._tell(ReplyCreated(reply.response_id, reply.item_id, previous))
+        if reply.text:
+            self._tell(ReplyText(reply.response_id, reply.item_id, reply.text))
+        moved = self.timeline.release(now)
+        if moved:
+            # Its planned time has passed: the face must move with it now instead.
+            self._animate(Close(now))
+            for placed in moved:
+                self._animate(Show(placed.speech, placed.at, reply.generation))
+        if reply.complete:
+            self._tell_made(reply)
+
+    def _end(self, reply: Reply, reason: str, now: Samples) -> None:
+        """Cut what is heard, drop what is not; the history keeps what was heard."""
+        self._reply = None
+        reply.cancel()
+        if not reply.released:
+            # Nobody knows of it: pictures of it that are already encoded must not be shown either.
+            self.pictures.discard(reply.generation)
+            self.timeline.drop()
+            self._animate(Close(now))
+            return
+        heard = self.timeline.cut(now)
+        self._animate(Close(self.timeline.silent_from))
+        if reply.audible:
+            self._tell(ReplyCaption(reply.response_id, reply.item_id, heard.text))
+            self._tell(ReplyAudioCleared(reply.response_id))
+        item = self.history.find(reply.item_id)
+        if item is not None and heard.text.strip():
+            item.text, item.status = heard.text, "completed" if heard.complete else "incomplete"
+            self._tell(ReplyTruncated(item.id, heard.audio_ms, heard.text))
+        elif item is not None:
+            self.history.remove(item.id)
+        if not reply.complete:
+            why = "turn_detected" if reason in ("barge_in", "continued") else "client_cancelled"
+            self._tell(ReplyDone(reply.response_id, reply.item_id, "cancelled", why, heard.text))
+        if reason == "watchdog":
+            excuse = phrase("watchdog", self.persona.language)
+            self._tell(Problem("watchdog", excuse))
+            self.happened(ReplyRequested("", say=excuse))
+
+    def _finish(self, reply: Reply, now: Samples) -> None:
+        """Everything was heard."""
+        self._show_caption(reply, now)
+        self._reply = None
+        item = self.history.find(reply.item_id)
+        if item is not None:
+            item.text, item.status = reply.text + reply.unspoken, "completed"
+        self._tell(ReplyAudioStopped(reply.response_id))
+        self.happened(ReplyFinished(reply.generation))
+
+    # ---- what a reply tells while it is made -------------------------------------------------------
+
+    def _place(self, reply: Reply, speech: Speech) -> None:
+        if reply is not self._reply:
+            return
+        at = self.timeline.append(speech, self._clock.at(anyio.current_time()))
+        if at is not None:  # else it is paused: the face is told when the voice goes on
+            self._animate(Show(speech, at, reply.generation))
+        if not reply.voiced:
+            self.happened(ReplyPrepared(reply.generation))
+
+    def _queued(self) -> Samples:
+        return self.timeline.queued(self._clock.at(anyio.current_time()))
+
+    def _told(self, reply: Reply, clause: Clause) -> None:
+        if reply.released and reply is self._reply:
+            self._tell(ReplyText(reply.response_id, reply.item_id, clause.raw))
+
+    def _made(self, reply: Reply) -> None:
+        if reply is self._reply:
+            self.timeline.finish(reply.generation)
+            if reply.released:
+                self._tell_made(reply)
+
+    def _tell_made(self, reply: Reply) -> None:
+        """All of it is made; without any voice it is over, and the page has to say it."""
+        text = reply.text + reply.unspoken
+        item = self.history.find(reply.item_id)
+        if reply.voiced:
+            self._tell(ReplyDone(reply.response_id, reply.item_id, "completed", "", text))
+            return
+        self._reply = None
+        self.timeline.drop()
+        if text.strip():
+            self._tell(ReplyCaption(reply.response_id, reply.item_id, text))
+            if item is not None:
+                item.text, item.status = text, "completed"
+        elif item is not None:
+            self.history.remove(item.id)
+        self._tell(ReplyDone(reply.response_id, reply.item_id, "failed", "no_voice", text))
+        self.happened(ReplyFinished(reply.generation))
+
+    def _failed(self, reply: Reply, error: StageError) -> None:
+        log.warning("%s: %s: %s", error.stage, error.code, error.message)
+        if reply is self._reply:
+            self._tell(Problem(error.code, phrase(error.code, self.persona.language)))
+
+    def _audio_ms(self, at: float) -> int:
+        return max(0, round((at - self._clock.origin_s) * 1000))
+
+
+def item_id() -> str:
+    return "item_" + secrets.token_hex(12)
+
+
+def _put(stream: MemoryObjectSendStream[Any] | None, item: object) -> bool:
+    """Whether it went in, or nobody is there any more; False: there was no room."""
+    try:
+        if stream is not None:
+            stream.send_nowait(item)
+    except anyio.WouldBlock:
+        return False
+    except (anyio.ClosedResourceError, anyio.BrokenResourceError):
+        pass
+    return True
+
+
+async def _discard(stream: MemoryObjectReceiveStream[Show | Close]) -> None:
+    """A call without a picture."""
+    async for _ in stream:
+        pass
