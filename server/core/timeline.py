@@ -132,7 +132,7 @@ class _Reply:
     def note(self, at: int, place: int, samples: int) -> None:
         """These samples were read."""
         last = self.spans[-1] if self.spans else None
-        if last is not None and last.at + last.samples == at and last.place + last.samples == place:
+        if last is not None and last.at + last.samples == at:
             last.samples += samples
         else:
             self.spans.append(_Span(at, place, samples))
