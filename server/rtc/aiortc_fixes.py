@@ -67,22 +67,22 @@ class ReorderBuffer(Generic[T]):
 
     def push(self, sequence: int, item: T, now: float) -> list[T]:
         """What can go on now that `item` is here, in order."""
+        out = self.expire(now)
         ahead = 0 if self._next is None else (sequence - self._next) & 0xFFFF
-        out: list[T] = []
         if self._next is None:
             self._next = sequence
         elif MAX_MISORDER <= ahead <= 0x10000 - MAX_MISORDER:
-            out = [waiting for _, (waiting, _) in self._in_order()]
+            out += [waiting for _, (waiting, _) in self._in_order()]
             self._waiting.clear()
             self._next = sequence
         elif ahead >= 0x8000 or sequence in self._waiting:
             self.late += 1
-            return []
+            return out
         self._waiting[sequence] = (item, now)
         out += self._run()
         while len(self._waiting) >= self._depth:
             out += self._skip()
-        return out + self.expire(now)
+        return out
 
     def expire(self, now: float) -> list[T]:
         """What can go on because its hole has been waited for long enough."""

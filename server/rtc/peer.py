@@ -92,6 +92,10 @@ class Listener(Protocol):
 
     def on_connected(self) -> None: ...
 
+    def on_open(self) -> None:
+        """The data channel is open; after on_connected."""
+        ...
+
     def on_message(self, text: str) -> None:
         """A text message on the data channel."""
         ...
@@ -139,7 +143,7 @@ class Peer:
         self._heard_s = self._offered_s
         self._quiet = False
         self._connected = False
-        self._closing = False
+        self._hung_up: str | None = None
         self._changed = asyncio.Event()
 
     async def answer(self) -> str:
@@ -224,9 +228,14 @@ class Peer:
             return
         self._channel = channel
         channel.on("message", self._on_message)
+        self._connect()
         self._backlog_chars = 0
         while self._backlog:
             self.send(self._backlog.popleft())
+        try:
+            self._listener.on_open()
+        except Exception:
+            log.exception("the opening of the data channel went wrong")
 
     def _on_message(self, data: str | bytes) -> None:
         if not isinstance(data, str):
@@ -238,6 +247,18 @@ class Peer:
 
     # ---- its life
 
+    def hang_up(self, reason: str = "closed") -> None:
+        """Have `run()` close and return `reason`."""
+        if self._hung_up is None:
+            self._hung_up = reason
+        self._changed.set()
+
+    def _connect(self) -> None:
+        if not self._connected:
+            self._connected = True
+            self._heard_s = anyio.current_time()
+            self._listener.on_connected()
+
     def _heard(self) -> None:
         self._heard_s = time.monotonic()
         if self._quiet:
@@ -246,8 +267,8 @@ class Peer:
     async def run(self) -> str:
         """Live until the peer is gone, and close.
 
-        Why: `closed` (it or we hung up), `ice_timeout` (never connected in time), `failed` (DTLS refused),
-        `lost` (nothing came any more).
+        Why: what `hang_up` was given, else `closed` (it hung up), `ice_timeout` (never connected in time), `failed`
+        (DTLS refused), `lost` (nothing came any more).
         """
         try:
             return await self._live()
@@ -262,14 +283,14 @@ class Peer:
             self._changed.clear()
             state = self._pc.connectionState
             now = anyio.current_time()
-            if self._closing or state == "closed":
+            if self._hung_up is not None:
+                return self._hung_up
+            if state == "closed":
                 return "closed"
             if state == "failed":
                 return "lost" if self._connected else "failed"
-            if state == "connected" and not self._connected:
-                self._connected = True
-                self._heard_s = now
-                self._listener.on_connected()
+            if state == "connected":
+                self._connect()
             if not self._connected:
                 wake_s = self._offered_s + settings.ice_deadline_s
                 if now >= wake_s:
@@ -287,8 +308,7 @@ class Peer:
 
     async def aclose(self) -> None:
         """Hang up and free everything. Safe to call at any time, and twice."""
-        self._closing = True
-        self._changed.set()
+        self.hang_up()
         self.microphone.close()
         if self._pc is None:
             return
