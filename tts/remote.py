@@ -19,7 +19,7 @@ log = logging.getLogger(__name__)
 TEXT_LIMIT = 2000  # characters; a longer text is not a clause
 INBOX = 4096  # pieces of at most 200 ms: what the longest text takes at half speed
 SILENCE_S = 0.02  # what is said of a clause with nothing to say
-RESTART_S = 1.0  # how long a clause waits for a worker that is being started again
+RESTART_S = 2.0  # how long a clause waits for a worker that is being started again
 NAMES_REMEMBERED = 64  # unknown voice names that were logged; clients choose them
 
 

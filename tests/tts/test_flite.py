@@ -71,7 +71,7 @@ async def test_a_killed_worker_is_back_for_the_next_clause(flite: RemoteVoice) -
 
 
 async def test_death_in_the_middle_of_a_clause_is_told(flite: RemoteVoice) -> None:
-    async with aclosing(flite.say(clause("On and on it goes. " * 100), Voice())) as pieces:
+    async with aclosing(flite.say(clause("On and on it goes. " * 40), Voice())) as pieces:
         await anext(pieces)
         assert flite.worker.pid is not None
         os.kill(flite.worker.pid, signal.SIGKILL)
@@ -83,7 +83,7 @@ async def test_death_in_the_middle_of_a_clause_is_told(flite: RemoteVoice) -> No
 
 
 async def test_a_clause_that_is_not_wanted_any_more_is_not_made(flite: RemoteVoice) -> None:
-    long = clause("On and on it goes. " * 100)
+    long = clause("On and on it goes. " * 40)
     began = cpu_s(flite)
     await hear(flite, long)
     whole = cpu_s(flite) - began
