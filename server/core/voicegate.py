@@ -50,10 +50,11 @@ class VoiceGate:
     ) -> None:
         """Frames below any of `floor_dbfs`, noise + `noise_margin_db`, peak - `range_db` are silence.
 
-        A voice that has started may fall `hold_db` below the floor: its last sounds are its quietest. The noise is the quietest frame of `noise_window_s`; the peak falls by `peak_fall_db_per_s`. Sound whose
-        level stayed within `steady_db` for `steady_s` is no speech. A voice starts with `start_voiced_s` of voiced
-        frames in `start_window_s`, unless their levels (the first apart) vary by less than `start_variation_db`; it
-        stops after `stop_s` without a voiced frame, or at a hole in the microphone's time of more than `hole_s`.
+        A voice that has started may fall `hold_db` below the floor: its last sounds are its quietest. The noise is
+        the quietest frame of `noise_window_s`; the peak falls by `peak_fall_db_per_s`. Sound whose level stayed
+        within `steady_db` for `steady_s` is no speech. A voice starts with `start_voiced_s` of voiced frames in
+        `start_window_s`, unless their levels (the first apart) vary by less than `start_variation_db`; it stops
+        after `stop_s` without a voiced frame, or at a hole in the microphone's time of more than `hole_s`.
         """
         self._floor = floor_dbfs
         self._hold = hold_db
