@@ -44,6 +44,11 @@ class Gestures:
     def moved(self, seconds: float) -> "Gestures":
         return Gestures(self.start + seconds, self.end + seconds, self.viseme, self.size)
 
+    def before(self, seconds: float) -> "Gestures":
+        """What begins before `seconds`, ended there."""
+        kept = self.start < seconds
+        return Gestures(self.start[kept], np.minimum(self.end[kept], seconds), self.viseme[kept], self.size[kept])
+
 
 def _gestures(rows: Sequence[tuple[float, float, int, float]]) -> Gestures:
     table = np.array(rows, np.float64).reshape(-1, 4)
@@ -58,87 +63,113 @@ def of_phones(phones: Sequence[Phone]) -> Gestures:
     )
 
 
-def _level_db(pcm: NDArray[np.int16], hop: int) -> NDArray[np.float64]:
-    """RMS of each `hop` samples in dB below full scale."""
-    count = max(len(pcm) // hop, 1)
-    padded = np.zeros(count * hop)
-    padded[: min(len(pcm), count * hop)] = pcm[: count * hop]
-    power = np.square(padded.reshape(count, hop) / 32768.0).mean(1)
+def _level_db(pcm: NDArray[np.float64], hop: int) -> NDArray[np.float64]:
+    """RMS of each `hop` samples, dB of full scale."""
+    power = np.square(_hops(pcm, hop)).mean(1)
     return np.asarray(10 * np.log10(power + 1e-10), np.float64)
 
 
-def loudness(pcm: NDArray[np.int16]) -> NDArray[np.float32]:
-    """0 at 35 dB below the piece's loud parts or less, 1 at its loud parts; each 10 ms of 48 kHz."""
-    level = _level_db(pcm, MEDIA_RATE // 100)
-    top = max(float(np.percentile(level, 92)), -45.0)
-    return np.clip((level - top + 35) / 35, 0, 1).astype(np.float32)
+def _hops(pcm: NDArray[np.float64], hop: int) -> NDArray[np.float64]:
+    """(n, hop), the last one filled up with silence."""
+    count = -(-len(pcm) // hop)
+    return np.pad(pcm, (0, count * hop - len(pcm))).reshape(count, hop)
 
 
-def of_sound(pcm: NDArray[np.int16]) -> Gestures:
-    """Mouth shapes from the sound alone (mono 48 kHz): bands of the spectrum, judged each 20 ms.
+HOP = MEDIA_RATE // 50  # 20 ms
+LOUD_HOP = MEDIA_RATE // 100
+CONTEXT = 5 * HOP  # of the piece before: a voice often comes in pieces of a few hundred milliseconds
+FORGET_DB_S = 2.0  # how fast a loud passage is forgotten
+FLOOR_DB = -45.0  # of full scale: what is softer than this is never loud
 
-    Level opens the mouth; energy above 4 kHz is a sibilant; short dips between voiced parts are closed lips when
-    what is left is a low murmur; vowels go by where the first two formants' bands have their centres.
-    """
-    hop = MEDIA_RATE // 50
-    count = len(pcm) // hop
-    if count == 0:
-        return _gestures([])
-    padded = np.zeros((count + 1) * hop)
-    padded[: count * hop] = pcm[: count * hop] / 32768.0
-    windows = np.stack([padded[i * hop : (i + 2) * hop] for i in range(count)]) * np.hanning(2 * hop)
-    spectrum = np.square(np.abs(np.fft.rfft(windows, axis=1)))  # (count, hop + 1), 25 Hz a bin
-    hertz = np.fft.rfftfreq(2 * hop, 1 / MEDIA_RATE)
 
-    def band(low: float, high: float) -> NDArray[np.float64]:
-        return np.asarray(spectrum[:, (hertz >= low) & (hertz < high)].sum(1) + 1e-9, np.float64)
+class Ear:
+    """Listens to one call's voice, piece by piece (mono 48 kHz), and knows how loud and how bright it usually is."""
 
-    def centre(low: float, high: float) -> NDArray[np.float64]:
-        inside = (hertz >= low) & (hertz < high)
-        energy = np.sqrt(spectrum[:, inside])
-        return np.asarray((energy * hertz[inside]).sum(1) / (energy.sum(1) + 1e-9), np.float64)
+    def __init__(self) -> None:
+        self._tail = np.zeros(0)
+        self._top_db = FLOOR_DB
+        self._formants = np.array([500.0, 1700.0])  # Hz; where this voice's first two have their centres
+        self._voiced = 10.0  # hops that this is an average of
 
-    level = 10 * np.log10(band(80, 10000))
-    top = max(float(np.percentile(level, 92)), -10.0)
-    size = np.clip((level - top + 26) / 22, 0, 1)
-    hiss = band(4000, 11000) / band(80, 11000)
-    hush = band(2000, 4500) / band(80, 11000)
-    murmur = band(80, 450) / band(80, 11000)
-    first, second = centre(200, 1000), centre(1000, 3000)
-    # Relative to the piece's own voice, so that women, men and machines are treated alike.
-    voiced = (size > 0.35) & (hiss < 0.4)
-    low = float(np.median(first[voiced])) if voiced.any() else 500.0
-    high = float(np.median(second[voiced])) if voiced.any() else 1700.0
-    around = np.maximum(np.roll(level, 2), np.roll(level, -2))
-    rows: list[tuple[float, float, int, float]] = []
-    for i in range(count):
-        if size[i] < 0.05:
-            name, amount = "sil", 1.0
-        elif hiss[i] > 0.45:
-            name, amount = "SS", 0.9
-        elif hush[i] > 0.5:
-            name, amount = "CH", 0.9
-        elif around[i] - level[i] > 9 and murmur[i] > 0.75:
-            name, amount = "PP", 1.0
-        elif around[i] - level[i] > 9:
-            name, amount = "DD", 0.8
-        else:
-            openness, front = first[i] / low, second[i] / high
-            if openness > 1.12:
-                name = "aa"
-            elif front < 0.9:
-                name = "oh" if openness > 0.97 else "ou"
-            elif front > 1.1:
-                name = "EE" if openness < 0.97 else "ih"
+    def hear(self, pcm: NDArray[np.int16], joined: bool) -> NDArray[np.float32]:
+        """The loudness of the next piece: 0 to 1, one value each 10 ms.
+
+        joined: whether it follows the piece before without a gap.
+        """
+        sound = pcm / 32768.0
+        level = _level_db(sound, LOUD_HOP)
+        if len(level):
+            loudest = float(np.percentile(level, 90))
+            self._top_db = max(self._top_db - FORGET_DB_S * len(pcm) / MEDIA_RATE, loudest, FLOOR_DB)
+        self._tail = np.concatenate([self._tail if joined else np.zeros(0), sound])[-CONTEXT - len(sound) :]
+        return np.clip((level - self._top_db + 35) / 35, 0, 1).astype(np.float32)
+
+    def shapes(self, samples: int) -> Gestures:
+        """Mouth shapes of the last `samples` that were heard; seconds from the first of them.
+
+        Level opens the mouth; energy above 4 kHz is a sibilant; short dips between voiced parts are closed lips
+        when what is left is a low murmur; vowels go by where the centres of the first two formants' bands lie
+        compared with this voice's usual ones, so that women, men and machines are treated alike.
+        """
+        before = (len(self._tail) - samples) // HOP
+        sound = self._tail[len(self._tail) - samples - before * HOP :]
+        hops = _hops(sound, HOP)
+        if len(hops) == 0:
+            return _gestures([])
+        following = np.vstack([hops[1:], np.zeros((1, HOP))])
+        windows = np.hstack([hops, following]) * np.hanning(2 * HOP)
+        spectrum = np.square(np.abs(np.fft.rfft(windows, axis=1)))  # (hops, HOP + 1), 25 Hz a bin
+        hertz = np.fft.rfftfreq(2 * HOP, 1 / MEDIA_RATE)
+
+        def share(low: float, high: float) -> NDArray[np.float64]:
+            inside = (hertz >= low) & (hertz < high)
+            return np.asarray(spectrum[:, inside].sum(1) / (spectrum[:, hertz < 11000].sum(1) + 1e-9), np.float64)
+
+        def centre(low: float, high: float) -> NDArray[np.float64]:
+            inside = (hertz >= low) & (hertz < high)
+            energy = np.sqrt(spectrum[:, inside])
+            return np.asarray((energy * hertz[inside]).sum(1) / (energy.sum(1) + 1e-9), np.float64)
+
+        level = _level_db(sound, HOP)
+        size = np.clip((level - self._top_db + 28) / 24, 0, 1)
+        hiss, hush, murmur = share(4000, 11000), share(2000, 4500), share(80, 450)
+        formants = np.stack([centre(200, 1000), centre(1000, 3000)], 1)
+        voiced = (size > 0.4) & (hiss < 0.4)
+        if count := int(voiced[before:].sum()):
+            total = self._formants * self._voiced + formants[before:][voiced[before:]].sum(0)
+            self._formants = total / (self._voiced + count)
+            self._voiced = min(self._voiced + count, 250.0)
+        padded = np.pad(level, 3, mode="edge")
+        earlier = np.max([padded[k : k + len(level)] for k in range(3)], 0)
+        later = np.max([padded[k : k + len(level)] for k in range(4, 7)], 0)
+        dip = np.minimum(earlier, later) - level  # against 60 ms before and after
+        rows: list[tuple[float, float, int, float]] = []
+        for i in range(before, len(hops)):
+            openness, front = formants[i] / self._formants
+            if dip[i] > 8 and hiss[i] < 0.45:
+                name, amount = ("PP", 1.0) if murmur[i] > 0.6 else ("DD", 0.8)
+            elif size[i] < 0.05:
+                name, amount = "sil", 1.0
+            elif hiss[i] > 0.45:
+                name, amount = "SS", 0.9
+            elif hush[i] > 0.5:
+                name, amount = "CH", 0.9
             else:
-                name = "E"
-            amount = 0.35 + 0.65 * float(size[i])
-        index = VISEMES.index(name)
-        if rows and rows[-1][2] == index and rows[-1][1] - rows[-1][0] < 0.15:
-            rows[-1] = (rows[-1][0], (i + 1) * 0.02, index, max(rows[-1][3], amount))
-        else:
-            rows.append((i * 0.02, (i + 1) * 0.02, index, amount))
-    return _gestures(rows)
+                if openness > 1.12:
+                    name = "aa"
+                elif front < 0.92:
+                    name = "oh" if openness > 0.95 else "ou"
+                elif front > 1.08:
+                    name = "EE" if openness < 0.95 else "ih"
+                else:
+                    name = "E"
+                amount = 0.35 + 0.65 * float(size[i])
+            viseme, start, end = VISEMES.index(name), (i - before) * HOP, min((i - before + 1) * HOP, samples)
+            if rows and rows[-1][2] == viseme and end / MEDIA_RATE - rows[-1][0] < 0.16:
+                rows[-1] = (rows[-1][0], end / MEDIA_RATE, viseme, max(rows[-1][3], amount))
+            else:
+                rows.append((start / MEDIA_RATE, end / MEDIA_RATE, viseme, amount))
+        return _gestures(rows)
 
 
 def weights(gestures: Sequence[Gestures], seconds: float) -> NDArray[np.float64]:

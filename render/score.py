@@ -1,12 +1,12 @@
 """What a call's voice does and when: the pieces pushed for it, on media time."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
 
-from render.lips import Gestures, loudness, of_phones, of_sound
+from render.lips import LOUD_HOP, Ear, Gestures, of_phones
 from server.core.media import FRAME_SAMPLES, MEDIA_RATE, Phone
 
 KEPT_SAMPLES = MEDIA_RATE  # how much of the past still matters: the lips' blending looks half a second back
@@ -22,41 +22,38 @@ class Piece:
     generation: int
     pcm: NDArray[np.int16]
     """mono 48 kHz"""
-    phones: tuple[Phone, ...] = ()
+    loudness: NDArray[np.float32]
+    """0 to 1, one value each 10 ms"""
+    gestures: Gestures
+    """what the mouth does, in media seconds"""
 
     @property
     def end(self) -> int:
         return self.at + len(self.pcm)
 
-    @cached_property
-    def gestures(self) -> Gestures:
-        """What the mouth does, in media seconds."""
-        of = of_phones(self.phones) if self.phones else of_sound(self.pcm)
-        return of.moved(self.at / MEDIA_RATE)
-
-    @cached_property
-    def loudness(self) -> NDArray[np.float32]:
-        """0 (silent) to 1, one value each 10 ms"""
-        return loudness(self.pcm)
-
     def before(self, at: int) -> "Piece":
         """The part of it that is heard before media sample `at`."""
-        keep = at - self.at
-        phones = tuple(replace(p, end=min(p.end, keep)) for p in self.phones if p.start < keep)
-        return Piece(self.at, self.generation, self.pcm[:keep], phones)
+        return replace(self, pcm=self.pcm[: at - self.at], gestures=self.gestures.before(at / MEDIA_RATE))
 
 
 class Score:
-    """The pieces of one call, oldest first."""
+    """The pieces of one call, in the order they were pushed."""
 
     def __init__(self) -> None:
         self.pieces: list[Piece] = []
+        self._ear = Ear()
 
-    def push(self, piece: Piece) -> bool:
-        """Add it; False if it is refused because too much lies in the future already."""
-        if sum(len(p.pcm) for p in self.pieces) + len(piece.pcm) > LIMIT_SAMPLES:
+    def push(self, at: int, generation: int, pcm: NDArray[np.int16], phones: Sequence[Phone] = ()) -> bool:
+        """Add a piece of voice (mono 48 kHz) heard from media sample `at` on; without phones, the sound is heeded.
+
+        False if it is refused because too much lies in the future already.
+        """
+        if sum(len(p.pcm) for p in self.pieces) + len(pcm) > LIMIT_SAMPLES:
             return False
-        self.pieces.append(piece)
+        joined = bool(self.pieces) and self.pieces[-1].end == at
+        loudness = self._ear.hear(pcm, joined)
+        gestures = of_phones(phones) if phones else self._ear.shapes(len(pcm))
+        self.pieces.append(Piece(at, generation, pcm, loudness, gestures.moved(at / MEDIA_RATE)))
         return True
 
     def cut(self, at: int) -> None:
@@ -92,5 +89,5 @@ class Score:
         at = seconds * MEDIA_RATE
         for p in reversed(self.pieces):
             if p.at <= at < p.end:
-                return float(p.loudness[min(int((at - p.at) // 480), len(p.loudness) - 1)])
+                return float(p.loudness[int(at - p.at) // LOUD_HOP])
         return 0.0

@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 
 from render import portrait
 from render.encode import CODECS, Encoder
-from render.score import Piece, Score
+from render.score import Score
 from render.still import StillPainter
 from render.testcard import TestcardPainter
 from render.wire import Cut, Face, Frame, Key, Open, Push, Request
@@ -101,8 +101,7 @@ class Call:
     def take(self, message: Request, now: float) -> None:
         """A message other than Open."""
         if isinstance(message, Push):
-            pcm = np.frombuffer(message.pcm, np.int16)
-            self.score.push(Piece(message.at, message.generation, pcm, message.phones))
+            self.score.push(message.at, message.generation, np.frombuffer(message.pcm, "<i2"), message.phones)
         elif isinstance(message, Cut):
             # What was painted ahead has been sent: the mouth goes on from there.
             self.painter.cut(max(message.at // FRAME_SAMPLES, self.next))

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from render.lips import PP, SIL, Gestures, loudness, of_phones, of_sound, weights
+from render.lips import PP, SIL, Ear, Gestures, of_phones, weights
 from server.core.media import MEDIA_RATE, VISEMES, Phone
 
 FRAME_S = 0.04
@@ -62,6 +62,12 @@ def tone(hertz: float, seconds: float, level: float = 0.3) -> NDArray[np.float64
     return level * np.sin(2 * np.pi * hertz * t)
 
 
+def of_sound(pcm: NDArray[np.int16]) -> Gestures:
+    ear = Ear()
+    ear.hear(pcm, joined=False)
+    return ear.shapes(len(pcm))
+
+
 def test_without_phonemes_the_sound_moves_the_lips() -> None:
     rng = np.random.default_rng(1)
     voice = tone(700, 0.3) + tone(1300, 0.3) * 0.5
@@ -86,7 +92,22 @@ def test_empty_and_silent_sound_rest() -> None:
     assert len(of_sound(np.zeros(0, np.int16)).start) == 0
     rest = of_sound(np.zeros(MEDIA_RATE, np.int16))
     assert weights([rest], 0.5)[SIL] == 1.0
-    assert loudness(np.zeros(4800, np.int16)).max() == 0
+    assert Ear().hear(np.zeros(4800, np.int16), False).max() == 0
+
+
+def test_a_voice_in_small_pieces_is_heard_as_one() -> None:
+    """The voice engines hand over a few hundred milliseconds at a time."""
+    loud, soft = tone(700, 0.3) + tone(1300, 0.3) * 0.5, tone(500, 0.3, 0.02)
+    pcm = (np.concatenate([loud, soft, loud]) * 20000).astype(np.int16)
+    ear, pieces = Ear(), []
+    for start in range(0, len(pcm), 7000):
+        piece = pcm[start : start + 7000]
+        ear.hear(piece, joined=start > 0)
+        pieces.append(ear.shapes(len(piece)).moved(start / MEDIA_RATE))
+    for t in np.arange(0.1, 0.9, 0.04):
+        whole, split = weights([of_sound(pcm)], t), weights(pieces, t)
+        assert abs(whole[SIL] - split[SIL]) < 0.35
+    assert weights(pieces, 0.45)[SIL] > 0.5 > weights(pieces, 0.15)[SIL]
 
 
 def test_a_long_vowel_is_held() -> None:

@@ -10,7 +10,7 @@ from render import portrait
 from render.idle import Idle
 from render.lips import PP, SIL
 from render.portrait import Portrait
-from render.score import Piece, Score
+from render.score import Score
 from render.still import CLOSE_FRAMES, StillPainter
 from server.core.media import FRAME_SAMPLES, MEDIA_RATE, VISEMES
 from tests.render.test_lips import phones
@@ -23,9 +23,9 @@ def person(request: pytest.FixtureRequest) -> Portrait:
     return portrait.load(request.param)
 
 
-def voice(at: int, seconds: float = 1.08, generation: int = 1) -> Piece:
+def say(score: Score, at: int, seconds: float = 1.08, generation: int = 1) -> None:
     t = np.arange(round(seconds * MEDIA_RATE))
-    return Piece(at, generation, (9000 * np.sin(t / 30)).astype(np.int16), SPEECH)
+    score.push(at, generation, (9000 * np.sin(t / 30)).astype(np.int16), SPEECH)
 
 
 def luma(picture: NDArray[np.uint8]) -> NDArray[np.int64]:
@@ -54,7 +54,7 @@ def test_a_portrait_is_complete(person: Portrait) -> None:
 def test_the_same_seed_paints_the_same_and_another_seed_does_not(person: Portrait) -> None:
     def run(seed: int) -> list[NDArray[np.uint8]]:
         score = Score()
-        score.push(voice(20 * FRAME_SAMPLES))
+        say(score, 20 * FRAME_SAMPLES)
         painter = StillPainter(person, score, seed)
         return [painter.paint(k) for k in range(0, 60, 6)]
 
@@ -82,7 +82,7 @@ def test_closures_look_closed(person: Portrait) -> None:
     plane = person.planes[0]
     pure = np.stack([np.clip(base_and(plane, v), 0, 255) for v in (PP, VISEMES.index("aa"))])
     score = Score()
-    score.push(voice(0))
+    say(score, 0)
     painter = StillPainter(person, score, 1)
     nearest = []
     for k in range(15):
@@ -106,7 +106,7 @@ def base_and(plane: portrait.Plane, viseme: int) -> NDArray[np.float32]:
 
 def test_painting_a_mouth_changes_nothing_outside_it(person: Portrait) -> None:
     score = Score()
-    score.push(voice(0))
+    say(score, 0)
     painter = StillPainter(person, score, 1)
     for k in range(20):
         painter.paint(k)
@@ -119,7 +119,7 @@ def test_painting_a_mouth_changes_nothing_outside_it(person: Portrait) -> None:
 
 def test_a_cut_closes_the_mouth_over_four_frames(person: Portrait) -> None:
     score = Score()
-    score.push(voice(0))
+    say(score, 0)
     painter = StillPainter(person, score, 1)
     open_at = next(k for k in range(25) if painter.mouth(k)[VISEMES.index("aa")] > 0.6)
     before = painter.mouth(open_at)
@@ -135,12 +135,12 @@ def test_a_cut_closes_the_mouth_over_four_frames(person: Portrait) -> None:
 def test_speech_may_be_cut_before_it_begins_and_pushed_elsewhere(person: Portrait) -> None:
     score = Score()
     painter = StillPainter(person, score, 1)
-    score.push(voice(50 * FRAME_SAMPLES, generation=3))
+    say(score, 50 * FRAME_SAMPLES, generation=3)
     assert score.generation(55) == 3
     painter.cut(0)
     score.cut(0)
     assert all(painter.mouth(k)[SIL] > 0.99 for k in range(100))
-    score.push(voice(70 * FRAME_SAMPLES, generation=3))
+    say(score, 70 * FRAME_SAMPLES, generation=3)
     assert [score.generation(k) for k in (55, 69, 70, 96, 97)] == [0, 0, 3, 3, 0]
     assert painter.mouth(72)[SIL] < 0.2
 
@@ -179,10 +179,9 @@ def test_the_pose_does_not_depend_on_frames_left_out() -> None:
 
 def test_the_score_forgets_what_is_over_and_refuses_too_much() -> None:
     score = Score()
-    score.push(voice(0))
-    score.push(voice(100 * FRAME_SAMPLES))
+    say(score, 0)
+    say(score, 100 * FRAME_SAMPLES)
     score.forget(100 * FRAME_SAMPLES)
     assert [p.at for p in score.pieces] == [100 * FRAME_SAMPLES]
-    hour = Piece(0, 1, np.zeros(3600 * MEDIA_RATE, np.int16))
-    assert not score.push(hour)
+    assert not score.push(0, 1, np.zeros(3600 * MEDIA_RATE, np.int16))
     assert len(score.pieces) == 1
