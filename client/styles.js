@@ -80,7 +80,7 @@ sheet.replaceSync(`
   .scene { display: flex; flex-direction: column; align-items: center; gap: 18px; min-width: 0; }
   .side { position: relative; z-index: 1; display: flex; flex-direction: column; gap: 14px; min-width: 0; min-height: 0; }
 
-  .brand { display: none; align-items: center; font-weight: 750; font-size: 1.15rem; letter-spacing: -.02em; }
+  .brand { display: none; align-items: center; font-weight: 750; font-size: 1.15em; letter-spacing: -.02em; }
   .brand i { width: 15px; height: 15px; border-radius: 50%; background: var(--accent-a); }
   .brand i + i { margin-left: -5px; background: var(--accent-b); opacity: .85; }
   .brand span { margin-left: 9px; }
@@ -118,7 +118,7 @@ sheet.replaceSync(`
   @keyframes blink { 50% { opacity: .25; } }
   @keyframes rise { from { opacity: 0; transform: translateY(8px); } }
 
-  .status { position: absolute; left: 14px; top: 14px; display: flex; align-items: center; gap: 8px; padding: 6px 13px 6px 11px; border-radius: 99px; background: #1d1530d9; color: #fff; font-size: .875rem; font-weight: 600; }
+  .status { position: absolute; left: 14px; top: 14px; display: flex; align-items: center; gap: 8px; padding: 6px 13px 6px 11px; border-radius: 99px; background: #1d1530d9; color: #fff; font-size: .875em; font-weight: 600; }
   .status:has(.word:empty) { display: none; }
   .dot { width: 9px; height: 9px; border-radius: 50%; background: var(--c1); }
   :is([data-phase=connecting], [data-phase=thinking], [data-phase=paused]) .dot { animation: blink 1.1s ease-in-out infinite; }
@@ -129,7 +129,7 @@ sheet.replaceSync(`
 
   /* ---- controls ---- */
   .dock { position: relative; z-index: 1; display: flex; gap: 4px; padding: 7px; border-radius: 30px; background: var(--dock); box-shadow: var(--shadow), 0 0 0 1px var(--card-line); animation: rise .4s backwards; }
-  .dock button { display: grid; justify-items: center; gap: 2px; min-width: 86px; padding: 9px 10px 8px; border-radius: 23px; font-size: .8125rem; font-weight: 600; transition: background .2s, opacity .2s; }
+  .dock button { display: grid; justify-items: center; gap: 2px; min-width: 86px; padding: 9px 10px 8px; border-radius: 23px; font-size: .8125em; font-weight: 600; transition: background .2s, opacity .2s; }
   .dock button:hover:not(:disabled) { background: var(--tint); }
   .dock button:disabled { opacity: .42; cursor: default; }
   .dock .hangup { background: #c9302c; color: #fff; }
@@ -140,12 +140,12 @@ sheet.replaceSync(`
 
   /* ---- the invitation ---- */
   .hero { display: flex; flex-direction: column; align-items: center; gap: 12px; text-align: center; }
-  .title { font-size: clamp(1.75rem, 8cqi, 2.25rem); line-height: 1.08; font-weight: 800; letter-spacing: -.03em; text-wrap: balance; }
+  .title { font-size: clamp(1.75em, 8cqi, 2.25em); line-height: 1.08; font-weight: 800; letter-spacing: -.03em; text-wrap: balance; }
   .text, .told { max-width: 34em; color: var(--ink-soft); text-wrap: pretty; }
   .told { color: var(--ink); font-weight: 600; }
   .start {
     display: inline-flex; align-items: center; gap: 11px; margin-top: 4px; padding: 15px 30px 15px 25px; border-radius: 99px;
-    color: var(--on-accent); font-size: 1.125rem; font-weight: 700; letter-spacing: -.01em;
+    color: var(--on-accent); font-size: 1.125em; font-weight: 700; letter-spacing: -.01em;
     background: linear-gradient(100deg, var(--accent-a), var(--accent-b));
     box-shadow: 0 14px 34px -12px var(--accent-a), inset 0 1px 0 #ffffff45;
     transition: transform .18s cubic-bezier(.3,1.6,.5,1), box-shadow .2s;
@@ -156,7 +156,7 @@ sheet.replaceSync(`
   .shell:is([data-phase=failed], [data-phase=ended]) .start { padding-left: 30px; }
 
   .cast { display: flex; flex-wrap: wrap; gap: 8px; justify-content: center; }
-  .cast label { position: relative; display: flex; align-items: center; gap: 9px; padding: 5px 15px 5px 5px; border-radius: 99px; background: var(--card); box-shadow: inset 0 0 0 1.5px var(--card-line); font-weight: 600; font-size: .9375rem; cursor: pointer; transition: box-shadow .2s, background .2s; }
+  .cast label { position: relative; display: flex; align-items: center; gap: 9px; padding: 5px 15px 5px 5px; border-radius: 99px; background: var(--card); box-shadow: inset 0 0 0 1.5px var(--card-line); font-weight: 600; font-size: .9375em; cursor: pointer; transition: box-shadow .2s, background .2s; }
   .cast label:hover { background: var(--tint); }
   .cast label:has(:checked) { box-shadow: inset 0 0 0 2.5px var(--accent-b); }
   .cast label:has(:focus-visible) { outline: 3px solid color-mix(in srgb, var(--ink) 75%, var(--accent-a)); outline-offset: 2px; }
@@ -164,10 +164,10 @@ sheet.replaceSync(`
   .cast img, .cast b { width: 38px; height: 38px; border-radius: 50%; object-fit: cover; background: #c3ccd8; display: grid; place-items: center; color: #2a1f3d; }
 
   /* ---- the conversation ---- */
-  .notice { display: flex; align-items: center; gap: 10px; padding: 11px 14px; border-radius: 18px; background: var(--card); box-shadow: inset 0 0 0 1.5px #e0a32d; font-size: .9375rem; line-height: 1.4; animation: rise .3s backwards; }
+  .notice { display: flex; align-items: center; gap: 10px; padding: 11px 14px; border-radius: 18px; background: var(--card); box-shadow: inset 0 0 0 1.5px #e0a32d; font-size: .9375em; line-height: 1.4; animation: rise .3s backwards; }
   .notice span { flex: 1; }
   .notice button { flex: none; }
-  .use-microphone { padding: 7px 13px; border-radius: 99px; background: var(--ink); color: var(--ground); font-weight: 650; font-size: .875rem; }
+  .use-microphone { padding: 7px 13px; border-radius: 99px; background: var(--ink); color: var(--ground); font-weight: 650; font-size: .875em; }
   .dismiss { width: 32px; height: 32px; display: grid; place-items: center; border-radius: 50%; }
   .dismiss svg { width: 18px; height: 18px; }
   .dismiss:hover { background: var(--tint); }
@@ -178,11 +178,11 @@ sheet.replaceSync(`
   .line { max-width: 86%; width: fit-content; padding: 10px 16px; border-radius: 22px; background: var(--bubble); box-shadow: 0 1px 2px #2b214014, inset 0 0 0 1px var(--card-line); overflow-wrap: anywhere; animation: rise .28s cubic-bezier(.2,.9,.3,1.2) backwards; }
   .line[data-role=assistant] { align-self: flex-start; border-bottom-left-radius: 7px; }
   .line[data-role=user] { align-self: flex-end; border-bottom-right-radius: 7px; background: var(--bubble-mine); }
-  .line small { display: block; margin-top: 3px; color: var(--ink-soft); font-size: .8125rem; }
+  .line small { display: block; margin-top: 3px; color: var(--ink-soft); font-size: .8125em; }
   .line:not([data-final]) .said::after { content: ""; display: inline-block; width: .5em; height: .5em; margin-left: .35em; border-radius: 50%; background: currentColor; animation: blink 1s ease-in-out infinite; }
   .ideas { display: flex; flex-wrap: wrap; gap: 8px; padding-top: 10px; align-items: center; }
-  .ideas p { width: 100%; color: var(--ink-soft); font-size: .875rem; }
-  .ideas button { padding: 8px 15px; border-radius: 99px; background: var(--card); box-shadow: inset 0 0 0 1.5px var(--card-line); font-size: .9375rem; font-weight: 550; transition: background .2s; }
+  .ideas p { width: 100%; color: var(--ink-soft); font-size: .875em; }
+  .ideas button { padding: 8px 15px; border-radius: 99px; background: var(--card); box-shadow: inset 0 0 0 1.5px var(--card-line); font-size: .9375em; font-weight: 550; transition: background .2s; }
   .ideas button:hover { background: var(--tint); }
 
   .composer { display: flex; gap: 8px; padding: 5px; border-radius: 99px; background: var(--field); box-shadow: inset 0 0 0 1.5px var(--field-line); }
@@ -196,7 +196,7 @@ sheet.replaceSync(`
   .settings { width: min(400px, calc(100vw - 28px)); padding: 20px; border: 0; border-radius: 28px; background: var(--card); color: inherit; box-shadow: 0 40px 100px -20px #000a, 0 0 0 1px var(--card-line); }
   .settings::backdrop { background: #1b123066; }
   .settings form { display: grid; gap: 16px; }
-  .settings-head { display: flex; justify-content: space-between; align-items: center; font-size: 1.2rem; letter-spacing: -.015em; }
+  .settings-head { display: flex; justify-content: space-between; align-items: center; font-size: 1.2em; letter-spacing: -.015em; }
   .settings .close { width: 38px; height: 38px; display: grid; place-items: center; border-radius: 50%; background: var(--tint); }
   .settings .close svg { width: 18px; height: 18px; }
   .settings legend, .settings label { font-weight: 600; }
@@ -213,7 +213,7 @@ sheet.replaceSync(`
   :host([mode=card]) { max-width: 440px; border-radius: 34px; box-shadow: var(--shadow), 0 0 0 1px var(--card-line); }
   :host([mode=card]) .shell { border-radius: 34px; }
   :host([mode=card]) .talk { max-height: 240px; }
-  :host([mode=card]) .title { font-size: 1.75rem; }
+  :host([mode=card]) .title { font-size: 1.75em; }
 
   :host(:not([mode=card])) .shell { min-height: 100dvh; }
   :host(:not([mode=card])) .stage { width: min(100%, var(--visavis-stage-size, 42dvh)); min-width: min(100%, 220px); }
@@ -223,9 +223,11 @@ sheet.replaceSync(`
   :host(:not([mode=card])) .shell[data-live] .stage { width: min(100%, var(--visavis-stage-size, 38dvh)); }
   :host(:not([mode=card])) .shell[data-phase=ended] .stage { width: min(100%, var(--visavis-stage-size, 30dvh)); }
   :host(:not([mode=card])) .shell:not([data-live]) .talk:not([hidden]) { flex: 0 1 auto; max-height: 30dvh; }
-  :host([mode=kiosk]) { font-size: 1.25rem; }
+  :host([mode=kiosk]) { font-size: clamp(1.25rem, 2.4vmin, 2rem); }
   :host([mode=kiosk]) .settings-open { display: none; }
-  :host([mode=kiosk]) .start { font-size: 1.5rem; padding: 22px 44px 22px 36px; }
+  :host([mode=kiosk]) .shell .stage, :host([mode=kiosk]) .shell[data-live] .stage { width: min(100%, var(--visavis-stage-size, 50dvh)); }
+  :host([mode=kiosk]) .side { width: min(100%, 34em); }
+  :host([mode=kiosk]) .start { font-size: 1.35em; padding: .9em 1.9em .9em 1.6em; }
 
   @media (min-aspect-ratio: 1/1) {
     @container (min-width: 820px) {
@@ -240,16 +242,16 @@ sheet.replaceSync(`
       :host(:not([mode=card])) .shell:is([data-phase]) .stage { width: min(100%, var(--visavis-stage-size, 600px), 100dvh - 220px); }
       :host(:not([mode=card])) .side { width: auto; align-self: stretch; padding-block: 4px; }
       :host(:not([mode=card])) .hero { align-items: flex-start; text-align: left; gap: 18px; min-height: fit-content; }
-      :host(:not([mode=card])) .title { font-size: clamp(2.5rem, 4.8cqi, 4rem); }
-      :host(:not([mode=card])) .text { font-size: 1.125rem; }
-      :host(:not([mode=card])) .start { font-size: 1.25rem; padding: 19px 38px 19px 31px; }
+      :host(:not([mode=card])) .title { font-size: clamp(2.5em, 4.8cqi, 4em); }
+      :host(:not([mode=card])) .text { font-size: 1.125em; }
+      :host(:not([mode=card])) .start { font-size: 1.25em; padding: 19px 38px 19px 31px; }
       :host(:not([mode=card])) .cast { justify-content: flex-start; }
       :host(:not([mode=card])) .talk { mask-image: linear-gradient(transparent, #000 28px); }
-      :host(:not([mode=card])) .line { font-size: 1.0625rem; }
+      :host(:not([mode=card])) .line { font-size: 1.0625em; }
     }
   }
   @container (max-width: 430px) {
-    .status { left: 10px; top: 10px; padding: 4px 11px 4px 9px; font-size: .8125rem; }
+    .status { left: 10px; top: 10px; padding: 4px 11px 4px 9px; font-size: .8125em; }
     .settings-open { right: 9px; top: 9px; }
     .shell { padding: 14px; gap: 14px; }
     .dock button { min-width: 76px; }

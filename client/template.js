@@ -54,7 +54,7 @@ template.innerHTML = `
     </div>
     <div class="talk" part="conversation" role="region" aria-label="Conversation" tabindex="0" hidden>
       <ol></ol>
-      <div class="ideas" part="ideas" hidden><p>Try saying</p></div>
+      <div class="ideas" part="ideas" hidden><p>For a start</p></div>
     </div>
     <form class="composer" part="composer" autocomplete="off">
       <input class="input" part="input" type="text" maxlength="2000" enterkeyhint="send" aria-label="Write a message">

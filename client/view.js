@@ -109,7 +109,7 @@ export class View {
     shell.dataset.phase = state.phase;
     shell.toggleAttribute("data-live", isCall(state.phase));
     shell.toggleAttribute("data-video", state.videoShown);
-    this.#at(".word").textContent = STATUS[state.phase];
+    this.#at(".word").textContent = statusWord(state);
     this.video.setAttribute("aria-label", `${name}, live`);
     const sound = this.#at(".sound");
     sound.hidden = !state.soundBlocked;
@@ -277,6 +277,13 @@ export class View {
   get settingsOpen() {
     return this.#at(".settings").open;
   }
+}
+
+/** Only a face with an open microphone is said to listen. */
+function statusWord({ phase, microphone, muted }) {
+  if (phase !== "listening") return STATUS[phase];
+  if (["denied", "absent", "insecure", "lost", "off"].includes(microphone)) return STATUS.reading;
+  return muted ? STATUS.muted : STATUS.listening;
 }
 
 function heroWords(state, name) {

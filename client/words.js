@@ -9,6 +9,8 @@ export const STATUS = {
   thinking: "Thinking…",
   speaking: "Speaking",
   paused: "Go on…",
+  muted: "You are muted",
+  reading: "Write to me",
   failed: "No call",
   ended: "Call ended",
 };

@@ -94,12 +94,12 @@ async def open_page(browser: Browser, stub: Stub) -> AsyncIterator[OpenPage]:
     assert not complaints
 
 
-async def start(page: Page, stub: Stub) -> StubCall:
+async def start(page: Page, stub: Stub, shown: str = "Listening") -> StubCall:
     """Press the button; the call is up when this returns."""
     number = len(stub.calls) + 1
     await button(page, "Start talking").click()
     call = await stub.call(number)
-    await expect(status(page)).to_have_text("Listening")
+    await expect(status(page)).to_have_text(shown)
     return call
 
 
@@ -242,6 +242,7 @@ async def test_mute_stops_the_microphone_and_ends_the_turn(stub: Stub, open_page
     await expect(mute).to_have_attribute("aria-pressed", "false")
     await mute.click()
     await expect(mute).to_have_attribute("aria-pressed", "true")
+    await expect(status(page)).to_have_text("You are muted")
     assert await page.evaluate(enabled) is False
     await mute.click()
     await expect(mute).to_have_attribute("aria-pressed", "false")
@@ -354,7 +355,7 @@ async def test_an_answer_that_is_no_call(stub: Stub, open_page: OpenPage) -> Non
 
 async def test_without_permission_one_writes_and_may_talk_later(stub: Stub, open_page: OpenPage) -> None:
     page = await open_page(microphone=False)
-    call = await start(page, stub)
+    call = await start(page, stub, "Write to me")
     assert directions(call.offer)["audio"] == "recvonly"
     notice = page.locator("talking-head .notice")
     await expect(notice).to_contain_text("The microphone is blocked")
@@ -376,7 +377,7 @@ async def test_without_a_microphone_one_writes(stub: Stub, open_page: OpenPage) 
     page = await open_page(
         script="navigator.mediaDevices.getUserMedia = async () => { throw new DOMException('', 'NotFoundError') }"
     )
-    call = await start(page, stub)
+    call = await start(page, stub, "Write to me")
     assert directions(call.offer)["audio"] == "recvonly"
     await expect(page.locator("talking-head .notice")).to_contain_text("No microphone found")
 
