@@ -987,6 +987,7 @@ def test_voice_is_heard_where_the_renderer_was_told(seed: int, lead: int) -> Non
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(400)  # 174000 packets, beside whatever else the machine does
 def test_eight_hours_of_calls() -> None:
     """Exact to the sample through stalls, underruns, pauses and 500 cuts; nothing is lost unaccounted."""
     timeline, ends, fades = trials(2026, LEAD, 9 * 3600 * MEDIA_RATE)
