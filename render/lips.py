@@ -22,10 +22,10 @@ SIL, PP, FF = VISEMES.index("sil"), VISEMES.index("PP"), VISEMES.index("FF")
 # How strongly a viseme wins over its neighbours, and how far its pull reaches (seconds).
 STRENGTH = np.array(
     # sil  PP   FF   TH   DD  kk   CH   SS  nn   RR  aa   E   ih  EE   oh   ou
-    [0.9, 2.6, 2.2, 1.1, 0.5, 0.4, 1.4, 1.0, 0.5, 0.9, 1.1, 0.8, 0.7, 1.0, 1.2, 1.5]
+    [0.9, 1.8, 1.7, 1.1, 0.5, 0.4, 1.4, 1.0, 0.5, 0.9, 1.1, 0.8, 0.7, 1.0, 1.2, 1.5]
 )
 REACH_S = np.array(
-    [0.08, 0.050, 0.055, 0.055, 0.055, 0.06, 0.07, 0.06, 0.055, 0.07, 0.065, 0.065, 0.065, 0.07, 0.075, 0.08]
+    [0.08, 0.040, 0.045, 0.055, 0.055, 0.06, 0.07, 0.06, 0.055, 0.07, 0.065, 0.065, 0.065, 0.07, 0.075, 0.08]
 )
 
 
@@ -77,7 +77,8 @@ def _hops(pcm: NDArray[np.float64], hop: int) -> NDArray[np.float64]:
 
 HOP = MEDIA_RATE // 50  # 20 ms
 LOUD_HOP = MEDIA_RATE // 100
-CONTEXT = 5 * HOP  # of the piece before: a voice often comes in pieces of a few hundred milliseconds
+LOOK = 4  # hops to either side that a closure is judged against
+CONTEXT = 2 * LOOK * HOP  # kept of the piece before: a voice often comes in pieces of a few hundred milliseconds
 FORGET_DB_S = 2.0  # how fast a loud passage is forgotten
 FLOOR_DB = -45.0  # of full scale: what is softer than this is never loud
 
@@ -88,6 +89,7 @@ class Ear:
     def __init__(self) -> None:
         self._tail = np.zeros(0)
         self._top_db = FLOOR_DB
+        self._bright_db = FLOOR_DB
         self._formants = np.array([500.0, 1700.0])  # Hz; where this voice's first two have their centres
         self._voiced = 10.0  # hops that this is an average of
 
@@ -107,9 +109,11 @@ class Ear:
     def shapes(self, samples: int) -> Gestures:
         """Mouth shapes of the last `samples` that were heard; seconds from the first of them.
 
-        Level opens the mouth; energy above 4 kHz is a sibilant; short dips between voiced parts are closed lips
-        when what is left is a low murmur; vowels go by where the centres of the first two formants' bands lie
-        compared with this voice's usual ones, so that women, men and machines are treated alike.
+        They begin up to LOOK hops earlier, for what could not be judged before its sequel was there. What comes
+        through above 450 Hz opens the mouth; energy above 4 kHz is a sibilant; a hum with nothing above it, ahead
+        of a vowel, is closed lips (m and n sound too much alike to be told apart here); vowels go by where the
+        centres of the first two formants' bands lie compared with this voice's usual ones, so that women, men and
+        machines are treated alike.
         """
         before = (len(self._tail) - samples) // HOP
         sound = self._tail[len(self._tail) - samples - before * HOP :]
@@ -130,8 +134,15 @@ class Ear:
             energy = np.sqrt(spectrum[:, inside])
             return np.asarray((energy * hertz[inside]).sum(1) / (energy.sum(1) + 1e-9), np.float64)
 
-        level = _level_db(sound, HOP)
-        size = np.clip((level - self._top_db + 28) / 24, 0, 1)
+        level = _level_db(sound, HOP) - self._top_db
+        # What the mouth lets out of the throat: low while the lips or the tongue close it, however loud the hum.
+        bright = spectrum[:, (hertz >= 450) & (hertz < 4000)].sum(1)
+        through = 10 * np.log10(bright / (HOP / 2) ** 2 + 1e-9)
+        if len(through) > before:
+            fading = self._bright_db - FORGET_DB_S * samples / MEDIA_RATE
+            self._bright_db = max(fading, float(np.percentile(through[before:], 95)), FLOOR_DB)
+        through -= self._bright_db
+        size = np.clip((through + 22) / 20, 0, 1)
         hiss, hush, murmur = share(4000, 11000), share(2000, 4500), share(80, 450)
         formants = np.stack([centre(200, 1000), centre(1000, 3000)], 1)
         voiced = (size > 0.4) & (hiss < 0.4)
@@ -139,19 +150,19 @@ class Ear:
             total = self._formants * self._voiced + formants[before:][voiced[before:]].sum(0)
             self._formants = total / (self._voiced + count)
             self._voiced = min(self._voiced + count, 250.0)
-        padded = np.pad(level, 3, mode="edge")
-        earlier = np.max([padded[k : k + len(level)] for k in range(3)], 0)
-        later = np.max([padded[k : k + len(level)] for k in range(4, 7)], 0)
-        dip = np.minimum(earlier, later) - level  # against 60 ms before and after
+        padded = np.pad(through, LOOK, mode="edge")
+        earlier = np.max([padded[k : k + len(through)] for k in range(LOOK)], 0)
+        later = np.max([padded[k : k + len(through)] for k in range(LOOK + 1, 2 * LOOK + 1)], 0)
+        pause = np.minimum(earlier, later) < -25
         rows: list[tuple[float, float, int, float]] = []
-        for i in range(before, len(hops)):
+        for i in range(max(before - LOOK, 0), len(hops)):
             openness, front = formants[i] / self._formants
-            if dip[i] > 8 and hiss[i] < 0.45:
-                name, amount = ("PP", 1.0) if murmur[i] > 0.6 else ("DD", 0.8)
-            elif size[i] < 0.05:
-                name, amount = "sil", 1.0
-            elif hiss[i] > 0.45:
+            if hiss[i] > 0.45 and level[i] > -35:
                 name, amount = "SS", 0.9
+            elif level[i] < -24:
+                name, amount = ("sil", 1.0) if pause[i] else ("DD", 0.8)
+            elif through[i] < -14 and later[i] - through[i] > 10 and murmur[i] > 0.9:
+                name, amount = "PP", 1.0
             elif hush[i] > 0.5:
                 name, amount = "CH", 0.9
             else:
@@ -204,7 +215,7 @@ def weights(gestures: Sequence[Gestures], seconds: float) -> NDArray[np.float64]
         if mine.any():
             hold = np.maximum(0.5 * half[mine], FRAME_S / 2 + 0.001)
             gap = float((np.abs(t - middle[mine]) - hold).min())
-            grip = 1.0 if gap <= 0 else float(np.exp(-((gap / 0.028) ** 2)))
+            grip = 1.0 if gap <= 0 else float(np.exp(-((gap / 0.024) ** 2)))
             out *= 1 - grip
             out[closed] += grip
     return out

@@ -52,8 +52,12 @@ class Score:
             return False
         joined = bool(self.pieces) and self.pieces[-1].end == at
         loudness = self._ear.hear(pcm, joined)
-        gestures = of_phones(phones) if phones else self._ear.shapes(len(pcm))
-        self.pieces.append(Piece(at, generation, pcm, loudness, gestures.moved(at / MEDIA_RATE)))
+        gestures = (of_phones(phones) if phones else self._ear.shapes(len(pcm))).moved(at / MEDIA_RATE)
+        if joined and not phones and len(gestures.start):
+            # The sequel tells more about the last moments of the piece before.
+            last = self.pieces[-1]
+            self.pieces[-1] = replace(last, gestures=last.gestures.before(float(gestures.start[0])))
+        self.pieces.append(Piece(at, generation, pcm, loudness, gestures))
         return True
 
     def cut(self, at: int) -> None:
