@@ -15,6 +15,7 @@ MAX_OFFER_CHARS = 100_000
 """a browser's offer of everything it knows has 10 000"""
 MAX_SECTIONS = 16
 MAX_CANDIDATES = 32
+_DIRECTIONS = ("a=sendrecv", "a=sendonly", "a=recvonly", "a=inactive")
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,7 +126,8 @@ def _clean(sdp: str) -> str:
 
     `a=end-of-candidates` makes aioice give up at once if no candidate is left, though the peer would be found by
     its own checks. `.local` candidates make it wait a second for an mDNS answer. The candidates of the section
-    whose transport all are bundled on are given to every section: aiortc listens to the last one's.
+    whose transport all are bundled on are given to every section: aiortc listens to the last one's. A direction
+    that is left out is `sendrecv` (RFC 8866 section 6.7); aiortc does not know.
     """
     head: list[str] = []
     sections: list[list[str]] = []
@@ -140,7 +142,10 @@ def _clean(sdp: str) -> str:
             candidates = [line for line in section if line.startswith("a=candidate:") and _usable(line)]
             break
     out = list(head)
+    direction = next((line for line in head if line in _DIRECTIONS), "a=sendrecv")
     for section in sections:
+        if not any(line in _DIRECTIONS for line in section):
+            section.append(direction)
         out += [line for line in section if not line.startswith(("a=candidate:", "a=end-of-candidates"))]
         out += candidates[:MAX_CANDIDATES]
     return "\r\n".join(out) + "\r\n"

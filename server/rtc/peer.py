@@ -90,10 +90,8 @@ class RtcSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
 class Listener(Protocol):
     """Whoever the peer talks to. None of these may wait."""
 
-    def on_connected(self) -> None: ...
-
-    def on_open(self) -> None:
-        """The data channel is open; after on_connected."""
+    def on_connected(self) -> None:
+        """Media flows. Text can be sent; it waits for the data channel, if there is one."""
         ...
 
     def on_message(self, text: str) -> None:
@@ -169,17 +167,21 @@ class Peer:
         first._bundled = True
         try:
             await pc.setRemoteDescription(RTCSessionDescription(sdp=self._offer.sdp, type="offer"))
-        except Exception as error:
-            log.exception("an offer passed the checks but aiortc refuses it")
-            raise RequestError(400, "offer_invalid", f"The offer cannot be answered: {error}") from error
-        first._bundled = False
-        for transceiver in pc.getTransceivers():
-            track = transceiver.sender.track
-            if track is not self.voice:  # no picture of the person is looked at, so none is asked for
-                transceiver.direction = "inactive" if track is None else "sendonly"
-        self._mend(pc)
-        await pc.setLocalDescription(await pc.createAnswer())
-        aiortc_fixes.hear_datagrams(first.receiver.transport.transport._connection, self._heard)
+            first._bundled = False
+            for transceiver in pc.getTransceivers():
+                track = transceiver.sender.track
+                if track is not self.voice:  # no picture of the person is looked at, so none is asked for
+                    transceiver.direction = "inactive" if track is None else "sendonly"
+            self._mend(pc)
+            await pc.setLocalDescription(await pc.createAnswer())
+        except Exception as error:  # what the checks let through and aiortc trips over
+            log.exception("an offer passed the checks but cannot be answered")
+            raise RequestError(400, "offer_invalid", f"The offer cannot be answered: {error}.") from error
+        ice = first.receiver.transport.transport._connection
+        if not ice.local_candidates:
+            where = ", ".join(self._settings.addresses) or "any address"
+            raise RequestError(503, "no_media_port", f"No UDP port for media is free on {where}: see ice.addresses.")
+        aiortc_fixes.hear_datagrams(ice, self._heard)
         return pc.localDescription.sdp
 
     def _prefer(self, kind: str, name: str) -> None:
@@ -228,14 +230,9 @@ class Peer:
             return
         self._channel = channel
         channel.on("message", self._on_message)
-        self._connect()
         self._backlog_chars = 0
         while self._backlog:
             self.send(self._backlog.popleft())
-        try:
-            self._listener.on_open()
-        except Exception:
-            log.exception("the opening of the data channel went wrong")
 
     def _on_message(self, data: str | bytes) -> None:
         if not isinstance(data, str):
@@ -252,12 +249,6 @@ class Peer:
         if self._hung_up is None:
             self._hung_up = reason
         self._changed.set()
-
-    def _connect(self) -> None:
-        if not self._connected:
-            self._connected = True
-            self._heard_s = anyio.current_time()
-            self._listener.on_connected()
 
     def _heard(self) -> None:
         self._heard_s = time.monotonic()
@@ -289,8 +280,10 @@ class Peer:
                 return "closed"
             if state == "failed":
                 return "lost" if self._connected else "failed"
-            if state == "connected":
-                self._connect()
+            if state == "connected" and not self._connected:
+                self._connected = True
+                self._heard_s = now
+                self._listener.on_connected()
             if not self._connected:
                 wake_s = self._offered_s + settings.ice_deadline_s
                 if now >= wake_s:

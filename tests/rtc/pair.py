@@ -72,9 +72,6 @@ class Ear:
     def on_connected(self) -> None:
         self._note("connected")
 
-    def on_open(self) -> None:
-        self._note("open")
-
     def on_message(self, text: str) -> None:
         self._note(f"message {text}")
 

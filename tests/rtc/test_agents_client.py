@@ -127,9 +127,7 @@ class Parrot(ScriptedCall):
 
     # Listener
 
-    def on_connected(self) -> None: ...
-
-    def on_open(self) -> None:
+    def on_connected(self) -> None:
         self.channel.open()
 
     def on_message(self, text: str) -> None:

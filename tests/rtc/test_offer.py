@@ -119,6 +119,11 @@ def test_without_a_face_or_a_microphone() -> None:
     assert not parse_offer(CHROME.replace("a=recvonly", "a=inactive")).has_video
 
 
+def test_a_direction_left_out_means_both_ways() -> None:
+    offer = parse_offer(CHROME.replace("a=sendrecv\r\n", "").replace("a=recvonly\r\n", ""))
+    assert (offer.has_audio, offer.has_microphone, offer.has_video) == (True, True, True)
+
+
 def test_only_usable_candidates_are_left_and_in_every_section() -> None:
     lines = [
         "a=candidate:1 1 udp 2113937151 192.0.2.7 50000 typ host",
