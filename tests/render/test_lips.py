@@ -104,9 +104,9 @@ def test_a_voice_in_small_pieces_is_heard_as_one() -> None:
     for start in range(0, len(pcm), 7000):
         score.push(start, 1, pcm[start : start + 7000])
     pieces = [p.gestures for p in score.pieces]
-    for t in np.arange(0.1, 0.9, 0.04):
-        whole, split = weights([of_sound(pcm)], t), weights(pieces, t)
-        assert abs(whole[[SIL, PP]].sum() - split[[SIL, PP]].sum()) < 0.4  # as open, whatever the vowel
+    times = np.arange(0.02, 0.9, 0.04)
+    whole, split = (np.array([weights(g, t)[[SIL, PP]].sum() for t in times]) for g in ([of_sound(pcm)], pieces))
+    assert np.abs(whole - split).mean() < 0.12  # as open at the same times, whatever the vowel
     assert weights(pieces, 0.45)[SIL] > 0.5 > weights(pieces, 0.15)[SIL]
 
 
