@@ -49,7 +49,7 @@ _BACKCHANNELS = {
     # "um-hum", "mhm": as recognisers spell them
     "any": _phrases("mm, mmm, mhm, mm hm, mm hmm, hm, hmm, ok, okay, ah, oh, uh, eh, aha"),
     "en": _phrases(
-        """uh huh, huh, um, um hum, um hm, m hm, yeah, yep, yup, ya, yes, right, alright, all right, sure, i see
+        """uh huh, huh, um hum, um hm, m hm, yeah, yep, yup, ya, yes, right, alright, all right, sure, i see
         got it, oh i see, of course, exactly, true, good, great, nice, cool, wow, really, oh really, fine
         makes sense, that makes sense, interesting, ha, haha, ha ha, indeed"""
     ),

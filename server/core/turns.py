@@ -1,5 +1,6 @@
 """Turn-taking: the pure state machine that decides from what happened when to listen, to answer and to be quiet."""
 
+import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 
@@ -525,7 +526,7 @@ class TurnTaker:
     def _reply_started(self, generation: int, now: float) -> None:
         if self._is_alive(generation) and self._state is State.THINKING:
             if self._guard_until is None:
-                self._guard_until = now + self.settings.guard_s
+                self._guard_until = now + self.settings.guard_s if self.settings.guard_s else -math.inf
             self._question = self._unanswered = None
             self._alive_at = now
             self._change(State.SPEAKING)
