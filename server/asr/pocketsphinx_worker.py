@@ -29,6 +29,8 @@ CEPSTRAL_MEANS = "44.2,-4.1,6.5,8.6,-3.5,0.4,0.9,-3.5,-4.1,-0.7,3.2,2.3,2.7"
 AGREEING = 3
 """hypotheses in a row that must share a prefix before it is promised (two: 1 utterance in 5 would break its promise,
 three: 1 in 70; then the promise is kept, not the hypothesis)"""
+SETTLED_FRAMES = 5  # of 10 ms: a word's end that moves by less between two hypotheses stands still
+WORD_MAX_FRAMES = 150  # of 10 ms; a longer "word" is noise: two seconds of hiss are one "if" to the decoder
 UTTERANCE_MAX_S = 60.0  # the search's memory grows with the utterance
 QUIET_S = 0.5  # without work: time to build a spare decoder, which takes a third of a second
 
@@ -95,7 +97,7 @@ class Hearing:
         self._due = self._partial_bytes
         self._promised: list[str] = []
         self._promised_end = 0  # frame
-        self._recent: deque[list[str]] = deque(maxlen=AGREEING - 1)
+        self._recent: deque[list[tuple[str, int, int]]] = deque(maxlen=AGREEING - 1)
         self._told: tuple[str, int] = ("", 0)
 
     def hear(self, audio: Audio) -> Heard | None:
@@ -163,7 +165,7 @@ class Hearing:
         return [
             (re.sub(r"\(\d+\)$", "", segment.word), segment.start_frame, segment.end_frame)
             for segment in self._decoder.seg() or ()
-            if segment.word[0] not in "<[+"
+            if segment.word[0] not in "<[+" and segment.end_frame - segment.start_frame < WORD_MAX_FRAMES
         ]
 
     def _words(self) -> list[str]:
@@ -175,15 +177,21 @@ class Hearing:
         return self._promised + [w for w, first, last in segments if first + last > 2 * self._promised_end]
 
     def _promise(self) -> None:
-        """Whole words that the last hypotheses agree on will not change any more."""
+        """Whole words that the last hypotheses agree on will not change any more.
+
+        The newest of them must have come to its end: one that goes on growing may yet turn out to be another, or
+        noise.
+        """
         segments = self._segments()
         words = [word for word, _, _ in segments]
         if len(self._recent) == AGREEING - 1:
-            agreed = _shared([words, *self._recent])
+            agreed = _shared([words, *([word for word, _, _ in earlier] for earlier in self._recent)])
+            if agreed and segments[agreed - 1][2] > self._recent[-1][agreed - 1][2] + SETTLED_FRAMES:
+                agreed -= 1
             if agreed > len(self._promised) and words[: len(self._promised)] == self._promised:
                 self._promised = words[:agreed]
                 self._promised_end = segments[agreed - 1][2]
-        self._recent.append(words)
+        self._recent.append(segments)
 
 
 def _shared(texts: list[list[str]]) -> int:
