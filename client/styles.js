@@ -59,7 +59,7 @@ sheet.replaceSync(`
   ol { list-style: none; }
   button, input, select { font: inherit; color: inherit; }
   button { cursor: pointer; border: 0; background: none; padding: 0; touch-action: manipulation; }
-  svg { display: block; flex: none; }
+  svg { display: block; flex: none; width: 1.5em; height: 1.5em; }
   :focus-visible { outline: 3px solid var(--c1); outline-color: color-mix(in srgb, var(--ink) 75%, var(--accent-a)); outline-offset: 3px; }
   .aloud { position: absolute; width: 1px; height: 1px; overflow: hidden; clip-path: inset(50%); white-space: nowrap; }
 
@@ -102,34 +102,36 @@ sheet.replaceSync(`
   .glow { position: absolute; inset: 0; border-radius: calc(var(--radius) + 8px); box-shadow: 0 0 70px 10px var(--glow), 0 26px 60px -20px var(--glow); background: color-mix(in srgb, var(--glow) 45%, transparent); opacity: .5; transition: opacity .4s; }
   .ring { position: absolute; inset: 0; overflow: hidden; border-radius: calc(var(--radius) + 7px); background: var(--c1); }
   .ring i { position: absolute; inset: -22%; background: conic-gradient(var(--c1), var(--c2), var(--c3), var(--c1)); }
-  .shimmer { position: absolute; inset: 0; opacity: 0; pointer-events: none; background: linear-gradient(105deg, transparent 42%, #ffffff40 50%, transparent 58%) 0 0 / 250% 100%; }
+  .shimmer { position: absolute; inset: 0 auto 0 0; width: 40%; display: none; pointer-events: none; background: linear-gradient(90deg, transparent, #ffffff38 50%, transparent); }
 
-  .shell[data-phase=listening] .glow { animation: breathe 4.2s ease-in-out infinite; }
-  .shell[data-phase=hearing] .glow { opacity: calc(.55 + var(--level) * .45); transform: scale(calc(1 + var(--level) * .045)); transition: transform .14s, opacity .14s; }
-  .shell[data-phase=speaking] .glow { opacity: calc(.6 + var(--level) * .4); transform: scale(calc(1.004 + var(--level) * .05)); transition: transform .14s, opacity .14s; }
-  .shell[data-phase=speaking] .ring i { animation: turn 7s linear infinite; }
-  .shell[data-phase=thinking] .ring i { animation: turn 1.9s linear infinite; }
-  .shell[data-phase=thinking] .shimmer { opacity: 1; animation: sweep 2.4s ease-in-out infinite; }
-  .shell[data-phase=connecting] .ring i { animation: turn 1.4s linear infinite; }
-  .shell[data-phase=paused] .glow { animation: breathe 1.4s ease-in-out infinite; }
+  /* In steps: without a GPU each frame of an animation costs as much as one of the video, and 60 a second a core. */
+  .shell[data-phase=listening] .glow { animation: breathe 4.2s steps(24) infinite; }
+  .shell[data-phase=hearing] .glow { opacity: calc(.55 + var(--level) * .45); transform: scale(calc(1 + var(--level) * .045)); transition: transform .12s steps(2), opacity .12s steps(2); }
+  .shell[data-phase=speaking] .glow { opacity: calc(.6 + var(--level) * .4); transform: scale(calc(1.004 + var(--level) * .05)); transition: transform .12s steps(2), opacity .12s steps(2); }
+  .shell[data-phase=speaking] .ring i { animation: turn 7s steps(56) infinite; }
+  .shell[data-phase=thinking] .ring i { animation: turn 1.9s steps(26) infinite; }
+  .shell[data-phase=thinking] .shimmer { display: block; animation: sweep 2.4s steps(30) infinite; }
+  .shell[data-phase=connecting] .ring i { animation: turn 1.4s steps(20) infinite; }
+  .shell[data-phase=paused] .glow { animation: breathe 1.4s steps(10) infinite; }
   @keyframes breathe { 0%, 100% { opacity: .38; transform: scale(.992); } 50% { opacity: .85; transform: scale(1.018); } }
   @keyframes turn { to { transform: rotate(1turn); } }
-  @keyframes sweep { 0% { background-position: 130% 0; } 100% { background-position: -60% 0; } }
+  @keyframes sweep { from { transform: translateX(-140%) skewX(-12deg); } to { transform: translateX(330%) skewX(-12deg); } }
   @keyframes blink { 50% { opacity: .25; } }
   @keyframes rise { from { opacity: 0; transform: translateY(8px); } }
 
   .status { position: absolute; left: 14px; top: 14px; display: flex; align-items: center; gap: 8px; padding: 6px 13px 6px 11px; border-radius: 99px; background: #1d1530d9; color: #fff; font-size: .875em; font-weight: 600; }
   .status:has(.word:empty) { display: none; }
   .dot { width: 9px; height: 9px; border-radius: 50%; background: var(--c1); }
-  :is([data-phase=connecting], [data-phase=thinking], [data-phase=paused]) .dot { animation: blink 1.1s ease-in-out infinite; }
-  .settings-open { position: absolute; right: 12px; top: 12px; width: 40px; height: 40px; display: grid; place-items: center; border-radius: 50%; background: #1d1530b8; color: #fff; transition: background .2s; }
+  :is([data-phase=connecting], [data-phase=thinking], [data-phase=paused]) .dot { animation: blink 1.1s steps(5) infinite; }
+  .settings-open { position: absolute; right: 12px; top: 12px; width: 2.5em; height: 2.5em; display: grid; place-items: center; border-radius: 50%; background: #1d1530b8; color: #fff; transition: background .2s; }
   .settings-open:hover { background: #1d1530; }
-  .settings-open svg { width: 20px; height: 20px; }
+  .settings-open svg { width: 1.25em; height: 1.25em; }
   .sound { position: absolute; inset: 0; margin: auto; width: fit-content; height: fit-content; display: flex; gap: 10px; align-items: center; padding: 15px 24px; border-radius: 99px; background: #1d1530; color: #fff; font-weight: 700; box-shadow: 0 0 0 200vmax #1d153066; }
 
   /* ---- controls ---- */
   .dock { position: relative; z-index: 1; display: flex; gap: 4px; padding: 7px; border-radius: 30px; background: var(--dock); box-shadow: var(--shadow), 0 0 0 1px var(--card-line); animation: rise .4s backwards; }
-  .dock button { display: grid; justify-items: center; gap: 2px; min-width: 86px; padding: 9px 10px 8px; border-radius: 23px; font-size: .8125em; font-weight: 600; transition: background .2s, opacity .2s; }
+  .dock svg { width: 1.85em; height: 1.85em; }
+  .dock button { display: grid; justify-items: center; gap: 2px; min-width: 6.6em; padding: 9px 10px 8px; border-radius: 23px; font-size: .8125em; font-weight: 600; transition: background .2s, opacity .2s; }
   .dock button:hover:not(:disabled) { background: var(--tint); }
   .dock button:disabled { opacity: .42; cursor: default; }
   .dock .hangup { background: #c9302c; color: #fff; }
@@ -161,7 +163,7 @@ sheet.replaceSync(`
   .cast label:has(:checked) { box-shadow: inset 0 0 0 2.5px var(--accent-b); }
   .cast label:has(:focus-visible) { outline: 3px solid color-mix(in srgb, var(--ink) 75%, var(--accent-a)); outline-offset: 2px; }
   .cast input { position: absolute; opacity: 0; inset: 0; margin: 0; cursor: pointer; }
-  .cast img, .cast b { width: 38px; height: 38px; border-radius: 50%; object-fit: cover; background: #c3ccd8; display: grid; place-items: center; color: #2a1f3d; }
+  .cast img, .cast b { width: 2.5em; height: 2.5em; border-radius: 50%; object-fit: cover; background: #c3ccd8; display: grid; place-items: center; color: #2a1f3d; }
 
   /* ---- the conversation ---- */
   .notice { display: flex; align-items: center; gap: 10px; padding: 11px 14px; border-radius: 18px; background: var(--card); box-shadow: inset 0 0 0 1.5px #e0a32d; font-size: .9375em; line-height: 1.4; animation: rise .3s backwards; }
@@ -169,7 +171,7 @@ sheet.replaceSync(`
   .notice button { flex: none; }
   .use-microphone { padding: 7px 13px; border-radius: 99px; background: var(--ink); color: var(--ground); font-weight: 650; font-size: .875em; }
   .dismiss { width: 32px; height: 32px; display: grid; place-items: center; border-radius: 50%; }
-  .dismiss svg { width: 18px; height: 18px; }
+  .dismiss svg { width: 1.15em; height: 1.15em; }
   .dismiss:hover { background: var(--tint); }
 
   .talk { flex: 1; min-height: 0; overflow-y: auto; overscroll-behavior: contain; display: flex; flex-direction: column; padding: 6px 4px; border-radius: 18px; scrollbar-width: thin; scrollbar-color: var(--field-line) transparent; }
@@ -179,7 +181,7 @@ sheet.replaceSync(`
   .line[data-role=assistant] { align-self: flex-start; border-bottom-left-radius: 7px; }
   .line[data-role=user] { align-self: flex-end; border-bottom-right-radius: 7px; background: var(--bubble-mine); }
   .line small { display: block; margin-top: 3px; color: var(--ink-soft); font-size: .8125em; }
-  .line:not([data-final]) .said::after { content: ""; display: inline-block; width: .5em; height: .5em; margin-left: .35em; border-radius: 50%; background: currentColor; animation: blink 1s ease-in-out infinite; }
+  .line:not([data-final]) .said::after { content: ""; display: inline-block; width: .5em; height: .5em; margin-left: .35em; border-radius: 50%; background: currentColor; animation: blink 1s steps(5) infinite; }
   .ideas { display: flex; flex-wrap: wrap; gap: 8px; padding-top: 10px; align-items: center; }
   .ideas p { width: 100%; color: var(--ink-soft); font-size: .875em; }
   .ideas button { padding: 8px 15px; border-radius: 99px; background: var(--card); box-shadow: inset 0 0 0 1.5px var(--card-line); font-size: .9375em; font-weight: 550; transition: background .2s; }
@@ -189,7 +191,7 @@ sheet.replaceSync(`
   .composer:focus-within { box-shadow: inset 0 0 0 2.5px var(--accent-b); }
   .input { flex: 1; min-width: 0; border: 0; outline: none; background: none; padding: 8px 6px 8px 17px; }
   .input::placeholder { color: var(--ink-soft); opacity: 1; }
-  .send { width: 42px; height: 42px; display: grid; place-items: center; border-radius: 50%; color: var(--on-accent); background: linear-gradient(120deg, var(--accent-a), var(--accent-b)); transition: opacity .2s, filter .2s; }
+  .send { width: 2.6em; height: 2.6em; display: grid; place-items: center; border-radius: 50%; color: var(--on-accent); background: linear-gradient(120deg, var(--accent-a), var(--accent-b)); transition: opacity .2s, filter .2s; }
   .send:disabled { filter: grayscale(1); opacity: .45; cursor: default; }
 
   /* ---- settings ---- */
@@ -198,7 +200,7 @@ sheet.replaceSync(`
   .settings form { display: grid; gap: 16px; }
   .settings-head { display: flex; justify-content: space-between; align-items: center; font-size: 1.2em; letter-spacing: -.015em; }
   .settings .close { width: 38px; height: 38px; display: grid; place-items: center; border-radius: 50%; background: var(--tint); }
-  .settings .close svg { width: 18px; height: 18px; }
+  .settings .close svg { width: .95em; height: .95em; }
   .settings legend, .settings label { font-weight: 600; }
   .settings .cast { justify-content: flex-start; margin-top: 8px; }
   .settings select { display: block; width: 100%; margin-top: 6px; padding: 11px 13px; border: 1.5px solid var(--field-line); border-radius: 15px; background: var(--field); font-weight: 400; }
@@ -254,7 +256,7 @@ sheet.replaceSync(`
     .status { left: 10px; top: 10px; padding: 4px 11px 4px 9px; font-size: .8125em; }
     .settings-open { right: 9px; top: 9px; }
     .shell { padding: 14px; gap: 14px; }
-    .dock button { min-width: 76px; }
+    .dock button { min-width: 5.8em; }
     :host { --radius: var(--visavis-radius, 28px); }
   }
   @media (prefers-reduced-motion: reduce) {
