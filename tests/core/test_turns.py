@@ -566,21 +566,21 @@ CASES = [
     ),
     Case(
         "one stable word is enough if it says stop",
-        Scenario((ASKED, Sound(4.0, 4.45, "stop please")), stable_lag=1),
+        Scenario((ASKED, Sound(4.0, 4.6, "stop talking")), stable_lag=0),
         SPOKEN
         + """
         4.20 pause #1
         4.20 open 2 from 4.00
         4.20 -> paused
-        4.50 cut #1 barge_in
-        4.50 -> hearing
-        4.65 take 2
-        4.70 prepare #2 to 2 for 4.95: stop please
-        4.95 commit 2 at 4.45: stop please
-        4.95 release #2
-        4.95 -> thinking
-        4.97 -> speaking
-        8.97 -> listening
+        4.35 cut #1 barge_in
+        4.35 -> hearing
+        4.80 take 2
+        4.85 prepare #2 to 2 for 5.10: stop talking
+        5.10 commit 2 at 4.60: stop talking
+        5.10 release #2
+        5.10 -> thinking
+        5.12 -> speaking
+        9.12 -> listening
         """,
     ),
     Case(
@@ -1428,6 +1428,34 @@ def test_a_pause_does_not_count_as_a_gap() -> None:
     assert "resume #1" in call.at(4.5)
     assert call.taker.state is State.SPEAKING
     assert call.at(6.0) == ["cut #1 watchdog", "-> listening"]
+
+
+def test_a_back_channel_over_a_reply_that_is_interrupted_by_the_button_becomes_a_turn() -> None:
+    call = Call().speaking()
+    call.at(4.0, VoiceStarted(4.0))
+    call.at(4.4, VoiceStopped(4.3))
+    assert call.at(4.5) == ["take 2"]
+    assert call.at(4.6, ProvisionalHeard(2, "okay")) == []
+    assert call.at(4.62, Interrupted()) == ["cut #1 interrupted", "-> hearing", "prepare #2 to 2 for 4.65: okay"]
+
+
+def test_silence_does_not_begin_before_its_turn() -> None:
+    call = Call()
+    call.at(1.0, VoiceStarted(1.0))
+    call.at(1.5, ReplyRequested("typed"))  # from here on the voice belongs to no turn
+    call.at(1.6, ReplyStarted(1))
+    assert call.at(3.0, ReplyFinished(1)) == ["open 2 from 3.00", "-> hearing"]
+    assert call.at(3.1, VoiceStopped(2.9)) == []
+    assert call.taker.deadline() == pytest.approx(3.2)
+
+
+def test_a_voice_that_outlasts_the_button_opens_no_turn() -> None:
+    call = Call(PUSH)
+    call.at(1.0, VoiceStarted(1.0))
+    assert call.at(2.0, TurnClosed()) == ["commit 1 at 2.00", "-> thinking"]
+    assert call.at(2.1, FinalHeard(1, "")) == ["-> listening"]
+    call.at(2.2, VoiceStopped(2.05))
+    assert call.at(3.1, VoiceStarted(3.0)) == ["open 2 from 3.00", "-> hearing"]
 
 
 def test_settings_can_change_in_a_call() -> None:
