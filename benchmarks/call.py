@@ -6,8 +6,11 @@ measurement are read off one scale; browser processing of the microphone is off.
 """
 
 import asyncio
+import itertools
+import json
 import os
 import signal
+import statistics
 import sys
 import tempfile
 import time
@@ -46,13 +49,19 @@ async def page(server: Running, microphone: Path | None, loop: bool = False) -> 
         yield tab
 
 
-async def place_call(tab: Page, mic_quiet: float = 0.6, voice_quiet: float = 0.3, frames: Any = None) -> Any:
+async def place_call(
+    tab: Page,
+    mic_quiet: float = 0.6,
+    voice_quiet: float = 0.3,
+    frames: Any = None,
+    voice_threshold: float = AUDIBLE,
+) -> Any:
     return await tab.evaluate(
         "options => bench.call(options)",
         {
             "micThreshold": MIC_THRESHOLD,
             "micQuiet": mic_quiet,
-            "voiceThreshold": AUDIBLE,
+            "voiceThreshold": voice_threshold,
             "voiceQuiet": voice_quiet,
             "frames": frames,
         },
@@ -151,6 +160,57 @@ async def barge_in(n: int = 20) -> None:
         spread("call.barge_in_ms", "ms", delays)
 
 
+STRIPS = [16 / 512, 480 / 512]  # of the test card: the frame counter, and the bar that shows the sound
+LIT = 128
+COUNTER_BITS = 16
+
+
+async def skew(seconds: int = 45) -> None:
+    """call.av_skew_ms: the test card's pictures against the beeps they belong to, a figure for each second.
+
+    Positive: the picture is late. The card shows its own frame number and, from left to right, when within the
+    frame's 40 ms the voice it was given is loud: the media time of each beep's first sample, to a third of a
+    millisecond. The worklet tells when that sample was heard; requestVideoFrameCallback when each picture was shown.
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        wav = Path(folder) / "silence.wav"
+        compose(wav, [], [], lead_s=seconds + 30.0)
+        beeps = ("tts.type=tone", f"tts.clause_s={seconds}", "tts.beep_s=0.12", "tts.pause_s=0.88")
+        async with (
+            running(*QUIET, "llm.type=scripted", "render.type=testcard", *beeps) as server,
+            page(server, wav) as tab,
+        ):
+            await place_call(tab, voice_quiet=0.2, frames={"strips": STRIPS}, voice_threshold=0.05)
+            await tab.evaluate("document.querySelector('talking-head').say('beep beep beep')")
+            await asyncio.sleep(seconds + 2)
+            bench = await tab.evaluate("bench")
+    spread("call.av_skew_ms", "ms", [abs(s) for s in _skews(bench)])
+
+
+def _skews(bench: dict[str, Any]) -> list[float]:
+    origin = percentile(bench["clock"], 0.5)
+    heard = [on * 1000 + origin for on in onsets(bench["voice"])]
+    frames = [(_counter(f["rows"][0]), f["rows"][1], f["shown"]) for f in bench["frames"]]
+    skews = []
+    for (before, bar_before, _), (index, bar, shown) in itertools.pairwise(frames):
+        lit = [level > LIT for level in bar]
+        if index != before + 1 or bar_before[-1] > LIT or True not in lit:
+            continue
+        onset_ms = (index + lit.index(True) / len(lit)) * 40.0  # media time of the beep's first sample
+        audible = min(heard, key=lambda t: abs(t - shown), default=None)
+        if audible is None or abs(audible - shown) > 400:
+            continue
+        near = [s - i * 40.0 for i, _, s in frames if abs(i - index) <= 12]
+        skews.append(statistics.median(near) - (audible - onset_ms))
+    return skews
+
+
+def _counter(row: list[int]) -> int:
+    step = len(row) / COUNTER_BITS
+    bits = [row[int((b + 0.5) * step)] > LIT for b in range(COUNTER_BITS)]
+    return sum(bit << (COUNTER_BITS - 1 - b) for b, bit in enumerate(bits))
+
+
 async def connect(n: int = 20) -> None:
     """call.connect_ms: microphone granted -> first video frame."""
     async with running(*QUIET, "llm.type=scripted") as server, page(server, None) as tab:
@@ -188,8 +248,6 @@ async def _back(server: Running, name: str, old: int) -> float:
 
 
 def _health(server: Running) -> dict[str, Any]:
-    import json
-
     with urllib.request.urlopen(f"{server.address}/health", timeout=5) as answer:
         return dict(json.loads(answer.read()))
 
@@ -201,8 +259,6 @@ def _metrics(server: Running) -> dict[str, float]:
 
 
 def spread_of(name: str, metrics: dict[str, float]) -> None:
-    import json
-
     prefix = "visavis_loop_lag_ms_"
     line: dict[str, object] = {"name": name, "unit": "ms", "n": int(metrics[prefix + "n"])}
     line |= {p: metrics[prefix + p] for p in ("p50", "p95", "p99")}

@@ -39,7 +39,7 @@ def compose(
     path: Path, texts: Sequence[str], gaps_s: Sequence[float], lead_s: float, voice: str = "rms"
 ) -> list[Utterance]:
     """Write `lead_s` of silence, then each text followed by its gap of silence; returns where each one lies."""
-    parts = [np.zeros(int(lead_s * RATE), np.float32)]
+    parts = [np.zeros(int(lead_s * RATE), np.float32)]  # the microphone plays from the moment it is granted
     at = len(parts[0])
     cache: dict[str, np.ndarray] = {}
     utterances = []

@@ -99,7 +99,6 @@ class Server:
                 web.get("/metrics", self._metrics),
                 web.get("/", self._index),
                 web.static("/client", CLIENT),
-                web.route("OPTIONS", "/{path:.*}", self._preflight),
             ]
         )
         return app
@@ -277,9 +276,6 @@ class Server:
     async def _index(self, request: web.Request) -> web.StreamResponse:
         return web.FileResponse(CLIENT / "index.html", headers={"Cache-Control": "no-cache"})
 
-    async def _preflight(self, request: web.Request) -> web.Response:
-        return web.Response(status=204)
-
     # ---- around every request -------------------------------------------------------------------
 
     @web.middleware
@@ -317,6 +313,8 @@ class Server:
             raise RequestError(
                 403, "origin_not_allowed", f"Pages of {origin} may not use this server; see http.origins."
             )
+        if request.method == "OPTIONS":
+            return web.Response(status=204)  # a browser asks before it calls from another origin
         return await handler(request)
 
     def _is_our_host(self, request: web.Request) -> bool:
@@ -352,10 +350,11 @@ def _error(status: int, code: str, message: str) -> web.Response:
 
 
 def _text(field: Any) -> str | None:
+    """A form field's text; it comes as text, as bytes, or as an uploaded file, by its headers."""
     if field is None or isinstance(field, str):
         return field
-    content: bytes = field.file.read()
-    return content.decode("utf-8")
+    content = field if isinstance(field, (bytes, bytearray)) else field.file.read()
+    return bytes(content).decode("utf-8")
 
 
 def _json_object(text: str, name: str) -> dict[str, Any]:

@@ -116,6 +116,9 @@ class Call:
     # ---- what the peer tells (server.rtc.peer.Listener) --------------------------------------------
 
     def on_connected(self) -> None:
+        """Media flows; the protocol begins when its channel opens."""
+
+    def on_open(self) -> None:
         self._channel.open()
         self._tell(StateChanged(self._conversation.state))
         opening = self._conversation.persona.opening

@@ -130,15 +130,19 @@ def load_config(
     Raises ConfigError with the path of what is wrong.
     """
     sources: list[tuple[str, dict[str, Any]]] = [(str(file), _read(file)) for file in files]
-    for name, value in sorted((os.environ if environment is None else environment).items()):
+    variables: dict[str, Any] = {}
+    for name, value in (os.environ if environment is None else environment).items():
         if name.startswith(ENVIRONMENT_PREFIX):
             path = [part.lower() for part in name.removeprefix(ENVIRONMENT_PREFIX).split("__")]
-            sources.append((name, _nest(path, _value(value))))
+            variables = _merge(variables, _nest(path, _value(value)))
+    sources.append((f"the environment ({ENVIRONMENT_PREFIX}...)", variables))
+    given: dict[str, Any] = {}
     for assignment in assignments:
         path_text, equals, value = assignment.partition("=")
         if not equals or not path_text:
             raise ConfigError(f"--set {assignment!r}: it must read path=value, as in --set turns.endpoint_s=0.6")
-        sources.append((f"--set {path_text}", _nest(path_text.split("."), _value(value))))
+        given = _merge(given, _nest(path_text.split("."), _value(value)))
+    sources.append(("--set", given))
     tree: dict[str, Any] = msgspec.to_builtins(Config())
     config = Config()
     for source, overlay in sources:
@@ -165,7 +169,7 @@ def _merge(base: Mapping[str, Any], overlay: Mapping[str, Any]) -> dict[str, Any
     for key, value in overlay.items():
         old = merged.get(key)
         if isinstance(old, Mapping) and isinstance(value, Mapping):
-            changes_type = "type" in value and value["type"] != old.get("type")
+            changes_type = "type" in old and value.get("type", old["type"]) != old["type"]
             merged[key] = dict(value) if changes_type else _merge(old, value)
         else:
             merged[key] = value

@@ -105,11 +105,11 @@ async def _gather(*coroutines: Any) -> Any:
 async def _asr(config: Config, stack: AsyncExitStack) -> tuple[Asr, Choice]:
     settings = config.asr
     if not isinstance(settings, Auto):
-        engine = await stack.enter_async_context(settings.load())
-        return engine, Choice("transcribe", _tag(settings), "configured")
+        configured: Asr = await stack.enter_async_context(settings.load())
+        return configured, Choice("transcribe", _tag(settings), "configured")
     better = 'FunASR understands far more, Chinese too: [asr] type = "funasr"'
     try:
-        engine = await stack.enter_async_context(PocketsphinxSettings().load())
+        engine: Asr = await stack.enter_async_context(PocketsphinxSettings().load())
         return engine, Choice("transcribe", "pocketsphinx", "works offline; English", better=better)
     except StageError as error:
         engine = await stack.enter_async_context(TextOnlySettings().load())
@@ -139,7 +139,7 @@ async def _llm(config: Config, stack: AsyncExitStack, local: bool) -> tuple[Llm,
 async def _tts(config: Config, stack: AsyncExitStack) -> tuple[Tts, Choice]:
     settings = config.tts
     if not isinstance(settings, Auto):
-        engine = await stack.enter_async_context(settings.load())
+        engine: Tts = await stack.enter_async_context(settings.load())
         return engine, Choice("speak", _tag(settings), "configured")
     engines: list[Tts] = []
     names: list[str] = []

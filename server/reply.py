@@ -1,5 +1,6 @@
 """One reply: think -> speak -> place in time, made as a whole and cancelled as a whole."""
 
+import logging
 from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -14,6 +15,8 @@ from server.core.media import MEDIA_RATE, Clause, Persona, Samples, Speech, Voic
 from server.core.protocols import Llm, Tts
 from server.stages.speak import speak
 from server.stages.think import recite, think
+
+log = logging.getLogger(__name__)
 
 CLAUSES_AHEAD = 3  # the voice is faster than speech; more would only have to be thrown away at a barge-in
 PIECES_AHEAD = 4
@@ -85,13 +88,32 @@ class Reply:
         self._scope.cancel()
 
     async def run(self) -> None:
-        with self._scope, ExitStack() as stack:
+        """Ends when all of it is placed, or when it is cancelled. What breaks inside breaks this reply only."""
+        with self._scope:
+            try:
+                await self._make()
+            except Exception:
+                log.exception("a reply broke")
+                self._fail(StageError("reply", "internal", "A reply broke; the server's log says how."))
+            self.complete = True
+            self._made(self)
+
+    async def _make(self) -> None:
+        makers = self._makers
+        with ExitStack() as stack:
             clauses_in, clauses = anyio.create_memory_object_stream[Clause](CLAUSES_AHEAD)
             texts_in, texts = anyio.create_memory_object_stream[Clause](CLAUSES_AHEAD)
             pieces_in, pieces = anyio.create_memory_object_stream[Speech](PIECES_AHEAD)
             for stream in (clauses_in, clauses, texts_in, texts, pieces_in, pieces):
                 stack.callback(stream.close)  # also where a task was cancelled before it began
-            makers = self._makers
+
+            async def note() -> None:
+                async with texts, clauses_in:
+                    async for clause in texts:
+                        self.text += clause.raw
+                        self._told(self, clause)
+                        await clauses_in.send(clause)
+
             async with anyio.create_task_group() as tasks:
                 if self._say:
                     tasks.start_soon(recite, self._say, makers.persona.language, texts_in, self.marks)
@@ -107,19 +129,9 @@ class Reply:
                         self._fail,
                         self._add_unspoken,
                     )
-
-                async def note() -> None:
-                    async with texts, clauses_in:
-                        async for clause in texts:
-                            self.text += clause.raw
-                            self._told(self, clause)
-                            await clauses_in.send(clause)
-
                 tasks.start_soon(note)
                 tasks.start_soon(speak, clauses, makers.tts, makers.voice, pieces_in, self.marks, self._fail)
                 await self._put(pieces)
-            self.complete = True
-            self._made(self)
 
     async def _put(self, pieces: MemoryObjectReceiveStream[Speech]) -> None:
         async with pieces:
