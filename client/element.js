@@ -233,8 +233,11 @@ export class TalkingHead extends HTMLElement {
     const info = await asked.catch(() => null);
     if (!info || this.#info !== asked) return;
     this.#iceServers = info.ice_servers ?? [];
-    const avatars = (info.avatars ?? []).map((a) => ({ ...a, title: a.title || a.name }));
     const personas = info.personas ?? [];
+    const rank = ({ name }) => (personas.findIndex((p) => p.avatar === name) + 1 || personas.length + 1);
+    const avatars = (info.avatars ?? [])
+      .map((a) => ({ ...a, title: a.title || a.name }))
+      .sort((a, b) => rank(a) - rank(b)); // who answers by default comes first
     this.#store.dispatch({ type: "info-loaded", avatars, personas });
     const { avatar, persona } = this;
     if (!avatar && !persona) this.choose(personas.length ? { persona: personas[0].name } : { avatar: avatars[0]?.name });

@@ -228,6 +228,7 @@ export class CallSession {
       this.#cancel(deadline);
     }
     if (this.#over || this.peerConnection !== peer) return;
+    this.#mark("connected"); // the channel may be open before the connection says so
     this.#greet = false; // once is enough, should we dial again
     this.#tell({ type: "connected", at: performance.now() });
     this.send(this.#pending.splice(0));

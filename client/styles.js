@@ -35,7 +35,7 @@ sheet.replaceSync(`
     --ground-a: #ffdcc6; --ground-b: #d9ebff; --ground-c: #f2dcff;
     --card: #fffdfb; --card-line: #2b214014;
     --bubble: #ffffff; --bubble-mine: #ffe1d6;
-    --ink: #2a1f3d; --ink-soft: #5d5172;
+    --ink: #2a1f3d; --ink-soft: #b9b0c8;
     --field: #ffffff; --field-line: #8d82a0;
     --dock: #fffdfbf0;
     --tint: #f4e9f6;
@@ -80,7 +80,7 @@ sheet.replaceSync(`
   .scene { display: flex; flex-direction: column; align-items: center; gap: 18px; min-width: 0; }
   .side { position: relative; z-index: 1; display: flex; flex-direction: column; gap: 14px; min-width: 0; min-height: 0; }
 
-  .brand { display: none; align-items: center; font-weight: 750; font-size: 1.15em; letter-spacing: -.02em; }
+  .brand { position: relative; z-index: 1; display: none; align-items: center; font-weight: 750; font-size: 1.15em; letter-spacing: -.02em; }
   .brand i { width: 15px; height: 15px; border-radius: 50%; background: var(--accent-a); }
   .brand i + i { margin-left: -5px; background: var(--accent-b); opacity: .85; }
   .brand span { margin-left: 9px; }
@@ -106,8 +106,8 @@ sheet.replaceSync(`
 
   /* In steps: without a GPU each frame of an animation costs as much as one of the video, and 60 a second a core. */
   .shell[data-phase=listening] .glow { animation: breathe 4.2s steps(24) infinite; }
-  .shell[data-phase=hearing] .glow { opacity: calc(.55 + var(--level) * .45); transform: scale(calc(1 + var(--level) * .045)); transition: transform .12s steps(2), opacity .12s steps(2); }
-  .shell[data-phase=speaking] .glow { opacity: calc(.6 + var(--level) * .4); transform: scale(calc(1.004 + var(--level) * .05)); transition: transform .12s steps(2), opacity .12s steps(2); }
+  .shell[data-phase=hearing] .glow { opacity: calc(.55 + var(--level) * .45); transform: scale(calc(1 + var(--level) * .035)); transition: transform .12s steps(2), opacity .12s steps(2); }
+  .shell[data-phase=speaking] .glow { opacity: calc(.6 + var(--level) * .4); transform: scale(calc(1.004 + var(--level) * .035)); transition: transform .12s steps(2), opacity .12s steps(2); }
   .shell[data-phase=speaking] .ring i { animation: turn 7s steps(56) infinite; }
   .shell[data-phase=thinking] .ring i { animation: turn 1.9s steps(26) infinite; }
   .shell[data-phase=thinking] .shimmer { display: block; animation: sweep 2.4s steps(30) infinite; }

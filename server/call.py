@@ -181,8 +181,7 @@ class Call:
         if avatar is not None and avatar != self._avatar:
             raise RequestError(400, "avatar_fixed", "The face is chosen when the call begins. Hang up and call anew.")
         if instructions is not None:
-            if len(instructions) > INSTRUCTIONS_LIMIT:
-                raise RequestError(400, "too_long", f"Instructions may have {INSTRUCTIONS_LIMIT} characters.")
+            _check_instructions(instructions)
             new_persona = replace(new_persona, system_prompt=instructions)
         if voice is not None and voice in self._engines.tts.voices:
             new_voice = replace(new_voice, name=voice)
@@ -197,6 +196,7 @@ class Call:
         if silence_ms is not None:
             turns = msgspec.structs.replace(turns, endpoint_s=silence_ms / 1000)
         conversation.persona, conversation.voice = new_persona, new_voice
+        taker.language = new_persona.language
         if turns != self._turns:
             self._turns = turns
             taker.configure(turns)
@@ -218,7 +218,8 @@ class Call:
     def create_reply(self, text: str = "", say: str = "", instructions: str = "") -> None:
         _check_length(text)
         _check_length(say)
-        self._conversation.happened(ReplyRequested(text, say=say))
+        _check_instructions(instructions)
+        self._conversation.happened(ReplyRequested(text, say=say, instructions=instructions))
 
     def cancel_reply(self) -> bool:
         there = self._conversation.replying
@@ -252,6 +253,11 @@ class Call:
 def _check_length(text: str) -> None:
     if len(text) > TEXT_LIMIT:
         raise RequestError(400, "too_long", f"A message may have {TEXT_LIMIT} characters; this has {len(text)}.")
+
+
+def _check_instructions(instructions: str) -> None:
+    if len(instructions) > INSTRUCTIONS_LIMIT:
+        raise RequestError(400, "too_long", f"Instructions may have {INSTRUCTIONS_LIMIT} characters.")
 
 
 async def _close(close: Callable[[], Awaitable[None]]) -> None:

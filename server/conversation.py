@@ -8,6 +8,7 @@ import logging
 import secrets
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import ExitStack
+from dataclasses import replace
 from typing import Any
 
 import anyio
@@ -332,16 +333,23 @@ class Conversation:
             return
         if order.turn is None and order.text:
             self.add_item(Item(item_id(), "user", order.text, spoken=False))
+        said = self._turns.get(order.turn) if order.turn is not None and order.planned_s is None else None
+        if said is not None and order.text and self.history.find(said) is None:
+            # The final words never came: what was understood before them is answered, and must stand there.
+            self.history.add(Item(said, "user", order.text))
         prompt = History(items=list(self.history.items))
         if order.planned_s is not None:
             # The turn is not over yet, and may never become a message.
             prompt.items.append(Item("speculation", "user", order.text))
+        persona = self.persona
+        if order.instructions:
+            persona = replace(persona, system_prompt=order.instructions)
         reply = Reply(
             order.generation,
             "resp_" + secrets.token_hex(12),
             item_id(),
             prompt,
-            Makers(self._llm, self._tts, self.persona, self.voice),
+            Makers(self._llm, self._tts, persona, self.voice),
             say=order.say,
             turn=order.turn,
             place=self._place,

@@ -6,7 +6,7 @@ from collections.abc import AsyncIterator
 import pytest
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def anyio_backend() -> str:
     return "asyncio"
 

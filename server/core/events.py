@@ -107,6 +107,8 @@ class ReplyRequested:
     """the person's words, typed; empty: answer the history as it stands"""
     say: str = ""
     """if not empty: these very words are spoken, the language model is not asked"""
+    instructions: str = ""
+    """if not empty: the system prompt of this one reply"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -207,6 +209,7 @@ class PrepareReply:
     text: str
     planned_s: float | None = None
     say: str = ""
+    instructions: str = ""
 
 
 @dataclass(frozen=True, slots=True)

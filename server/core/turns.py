@@ -114,6 +114,7 @@ class _Question:
     turn: int | None
     text: str
     say: str = ""
+    instructions: str = ""
     heard: bool = True
     """whether the words are good enough to answer; False: the final ones are awaited"""
     requested: bool = False
@@ -188,8 +189,8 @@ class TurnTaker:
                 self._reply_finished(generation, now)
             case ReplyFailed(generation):
                 self._reply_failed(generation, now)
-            case ReplyRequested(text, say):
-                self._reply_requested(text, say, now)
+            case ReplyRequested():
+                self._reply_requested(event, now)
             case Interrupted():
                 self._interrupted(now)
             case TurnClosed():
@@ -498,7 +499,14 @@ class TurnTaker:
         self._generations += 1
         self._reply = _Reply(self._generations, question)
         self._orders.append(
-            PrepareReply(self._generations, question.turn, question.text, planned_s=planned_s, say=question.say)
+            PrepareReply(
+                self._generations,
+                question.turn,
+                question.text,
+                planned_s=planned_s,
+                say=question.say,
+                instructions=question.instructions,
+            )
         )
 
     def _release(self, now: float) -> None:
@@ -565,11 +573,12 @@ class TurnTaker:
 
     # ---- orders from outside -----------------------------------------------------------------------
 
-    def _reply_requested(self, text: str, say: str, now: float) -> None:
+    def _reply_requested(self, event: ReplyRequested, now: float) -> None:
         awaited = self._question
-        if not text and not say and awaited is not None and not awaited.heard:
+        if not event.text and not event.say and awaited is not None and not awaited.heard:
             # "Answer the history as it stands", but the last turn's words are still on their way to it.
             awaited.requested = True
+            awaited.instructions = event.instructions
             if self._state is State.LISTENING:
                 self._await_final(awaited, now)
             return
@@ -580,7 +589,7 @@ class TurnTaker:
         if self._voice is not None:
             self._voice.spent = True
         self._unanswered = None
-        self._answer(_Question(None, text, say, requested=True), now)
+        self._answer(_Question(None, event.text, event.say, event.instructions, requested=True), now)
 
     def _interrupted(self, now: float) -> None:
         """Silence now. In HEARING there is silence already: nothing of a held reply was promised to anyone."""

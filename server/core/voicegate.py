@@ -145,7 +145,7 @@ class VoiceGate:
                 del self._run[0]
             return None
         levels = [level for v, _, level in self._run if v][1:]
-        if max(levels) - min(levels) < self._variation:
+        if levels and max(levels) - min(levels) < self._variation:
             del self._run[: -3 * self._start_window]
             return None
         at = self._run[0][1]

@@ -32,7 +32,7 @@ PHRASES: dict[str, tuple[str, ...]] = {
     name: tuple(phrases.split("|"))
     for name, phrases in {
         "greeting": (
-            "hello|hi|hey|good morning|good afternoon|good evening|good day|nice to meet you|"
+            "hello|hi|hey|morning|good morning|good afternoon|good evening|good day|nice to meet you|"
             "pleased to meet you|it's me"
         ),
         "time": (
@@ -41,8 +41,8 @@ PHRASES: dict[str, tuple[str, ...]] = {
             "how late is it"
         ),
         "date": (
-            "what day is it today|what is the date today|what's today's date|which day of the week is it|"
-            "what month is it|what year is it|do you know which year it is|what is the day today|"
+            "what day is it|what day is it today|what is the date today|what's today's date|"
+            "which day of the week is it|what month is it|what year is it|do you know which year it is|what is the day today|"
             "tell me the date|is today monday|which day is today"
         ),
         "name_asked": (
@@ -142,7 +142,7 @@ def understand(text: str) -> Intent:
     text = unicodedata.normalize("NFKC", text)[:LONGEST].strip()
     if is_chinese(text):
         return _understand_zh(text)
-    plain = re.sub(r"[^a-z0-9' +*/×÷.-]+", " ", text.lower().replace("’", "'"))
+    plain = re.sub(r"(?<!\d),|,(?!\d)|[^a-z0-9' +*/×÷.,-]+", " ", text.lower().replace("’", "'"))
     if found := _ECHO.search(re.sub(r"\s+", " ", text.replace("’", "'").lower())):
         start = text.lower().rfind(found.group(1)[:20])
         return Intent("echo", text[start:] if start >= 0 else found.group(1))
@@ -195,6 +195,8 @@ def _nearest(plain: str) -> str:
     """The intent of the phrase that is most like the utterance; a greeting counts if nothing follows it."""
     rest = _GREETING.sub("", plain)
     heard = _words(rest) or _words(plain)
+    if not heard:
+        return "unknown"
     best, best_name = 0.0, "unknown"
     for name, phrases in PHRASES.items():
         for phrase in phrases:
@@ -216,7 +218,7 @@ def _likeness(heard: tuple[str, ...], phrase: tuple[str, ...]) -> float:
     """0 to 1: how much of the phrase was heard, less what was heard besides; 0 without its most telling word."""
     weights = _weights()
     key = _key(phrase)
-    if max(_sound_alike(key, word) for word in heard) < (1.0 if len(phrase) == 1 else KEY_ALIKE):
+    if max(_sound_alike(key, word) for word in heard) < (ALONE_ALIKE if len(phrase) == 1 else KEY_ALIKE):
         return 0.0
     total = sum(weights[word] for word in phrase)
     matched, used = 0.0, set()
@@ -231,7 +233,9 @@ def _likeness(heard: tuple[str, ...], phrase: tuple[str, ...]) -> float:
 
 
 KEY_ALIKE = 0.75
-"""how well the most telling word of a phrase must have been heard; a phrase of one word: exactly"""
+"""how well the most telling word of a phrase must have been heard"""
+ALONE_ALIKE = 0.8
+"""... if it is the only one"""
 RARE = 2.2
 """weight of a word that is in no phrase"""
 SPARE_COST = 0.4
@@ -267,7 +271,7 @@ def _sound_alike(one: str, other: str) -> float:
         return 0.9
     letters = _ratio(one, other)
     sound = _ratio(*sounds) if min(map(len, sounds)) >= 3 else 0.0
-    alike = 0.95 * max(letters, sound)
+    alike = 0.95 * max(letters, (letters + sound) / 2)
     return alike if alike >= 0.7 else 0.0
 
 

@@ -40,7 +40,10 @@ _OPENS_INSIDE = re.compile(r"deepseek-r1|qwq|thinking", re.IGNORECASE)
 
 def is_local(url: str) -> bool:
     """Whether what is sent there stays on this machine."""
-    host = urlsplit(url if "//" in url else f"//{url}").hostname or ""
+    try:
+        host = urlsplit(url if "//" in url else f"//{url}").hostname or ""
+    except ValueError:  # not an address at all
+        return False
     try:
         return ipaddress.ip_address(host).is_loopback
     except ValueError:

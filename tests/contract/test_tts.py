@@ -85,9 +85,7 @@ async def test_nothing_to_say_is_said_as_a_moment_of_silence(voice: Tts, text: s
     assert not pieces[0].words
 
 
-@pytest.mark.parametrize(
-    "text", ["x" * 60, "a\nb\tc", 'He said: "(no)" -- [[x]] <b>&amp;</b>', "7", "I" + "!" * 300]
-)
+@pytest.mark.parametrize("text", ["x" * 60, "a\nb\tc", 'He said: "(no)" -- [[x]] <b>&amp;</b>', "7", "I" + "!" * 300])
 async def test_odd_texts_are_said(voice: Tts, text: str) -> None:
     pieces = await hear(voice, clause(text))
     assert peak(pieces) > 1000

@@ -38,6 +38,20 @@ def test_one_packet_of_speech_size_for_each_20_ms() -> None:
     assert [f.samples for f in frames] == [960] * 250
 
 
+def test_silence_is_encoded_once_and_the_voice_after_it_is_whole() -> None:
+    encoder = OpusEncoder()
+    sound = [tone(i) for i in range(25)] + [bytes(PACKET_BYTES)] * 50 + [tone(i) for i in range(25)]
+    packets = [encoder.encode(pcm) for pcm in sound]
+    assert len(set(packets[36:75])) == 1
+    decoder = av.CodecContext.create("libopus", "r")
+    decoder.format, decoder.layout, decoder.sample_rate = "s16", "mono", 48_000
+    heard = [bytes(f.planes[0])[:PACKET_BYTES] for p in packets for f in decoder.decode(av.Packet(p))]
+    assert max(level(pcm) for pcm in heard[30:75]) < 10
+    # each packet after the silence sounds as its twin at the beginning does, from the first on
+    for before, after in zip(heard[:25], heard[75:], strict=True):
+        assert level(after) == pytest.approx(level(before), rel=0.1)
+
+
 def test_an_odd_piece_of_sound_is_refused() -> None:
     with pytest.raises(ValueError, match="1920"):
         OpusEncoder().encode(bytes(PACKET_BYTES - 2))
