@@ -35,7 +35,7 @@ sheet.replaceSync(`
     --ground-a: #ffdcc6; --ground-b: #d9ebff; --ground-c: #f2dcff;
     --card: #fffdfb; --card-line: #2b214014;
     --bubble: #ffffff; --bubble-mine: #ffe1d6;
-    --ink: #2a1f3d; --ink-soft: #b9b0c8;
+    --ink: #2a1f3d; --ink-soft: #5d5172;
     --field: #ffffff; --field-line: #8d82a0;
     --dock: #fffdfbf0;
     --tint: #f4e9f6;
