@@ -16,7 +16,7 @@ import tempfile
 import time
 import urllib.request
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 from typing import Any
 
@@ -41,8 +41,13 @@ QUESTIONS = (
 
 
 @asynccontextmanager
-async def page(server: Running, microphone: Path | None, loop: bool = False) -> AsyncIterator[Page]:
-    async with chromium.launch(microphone, loop) as browser:
+async def page(server: Running, microphone: Path | None) -> AsyncIterator[Page]:
+    """Our page, with the measuring ears. Without a file the person is silent (Chromium's own microphone beeps)."""
+    async with AsyncExitStack() as stack:
+        if microphone is None:
+            microphone = Path(stack.enter_context(tempfile.TemporaryDirectory())) / "silence.wav"
+            compose(microphone, [], [], lead_s=1.0)
+        browser = await stack.enter_async_context(chromium.launch(microphone))
         tab = await browser.new_page()
         await tab.goto(server.address)
         await tab.add_script_tag(path=str(TAP))
@@ -172,18 +177,15 @@ async def skew(seconds: int = 45) -> None:
     frame's 40 ms the voice it was given is loud: the media time of each beep's first sample, to a third of a
     millisecond. The worklet tells when that sample was heard; requestVideoFrameCallback when each picture was shown.
     """
-    with tempfile.TemporaryDirectory() as folder:
-        wav = Path(folder) / "silence.wav"
-        compose(wav, [], [], lead_s=seconds + 30.0)
-        beeps = ("tts.type=tone", f"tts.clause_s={seconds}", "tts.beep_s=0.12", "tts.pause_s=0.88")
-        async with (
-            running(*QUIET, "llm.type=scripted", "render.type=testcard", *beeps) as server,
-            page(server, wav) as tab,
-        ):
-            await place_call(tab, voice_quiet=0.2, frames={"strips": STRIPS}, voice_threshold=0.05)
-            await tab.evaluate("document.querySelector('talking-head').say('beep beep beep')")
-            await asyncio.sleep(seconds + 2)
-            bench = await tab.evaluate("bench")
+    beeps = ("tts.type=tone", f"tts.clause_s={seconds}", "tts.beep_s=0.12", "tts.pause_s=0.88")
+    async with (
+        running(*QUIET, "llm.type=scripted", "render.type=testcard", *beeps) as server,
+        page(server, None) as tab,
+    ):
+        await place_call(tab, voice_quiet=0.2, frames={"strips": STRIPS}, voice_threshold=0.05)
+        await tab.evaluate("document.querySelector('talking-head').say('beep beep beep')")
+        await asyncio.sleep(seconds + 2)
+        bench = await tab.evaluate("bench")
     spread("call.av_skew_ms", "ms", [abs(s) for s in _skews(bench)])
 
 

@@ -53,14 +53,14 @@ MISSING = (
 
 
 @asynccontextmanager
-async def launch(microphone: Path | None = None, loop: bool = False) -> AsyncIterator[Browser]:
+async def launch(microphone: Path | None = None) -> AsyncIterator[Browser]:
     """microphone: a WAV that plays from getUserMedia on; without one, Chromium's own beeps."""
     executable = find()
     if executable is None:
         raise RuntimeError(MISSING)
     flags = list(FLAGS)
     if microphone is not None:
-        flags.append(f"--use-file-for-fake-audio-capture={microphone}{'' if loop else '%noloop'}")
+        flags.append(f"--use-file-for-fake-audio-capture={microphone}%noloop")
     async with async_playwright() as playwright:
         browser = await playwright.chromium.launch(
             executable_path=executable, headless=True, args=flags, ignore_default_args=["--mute-audio", "--headless"]

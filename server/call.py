@@ -54,8 +54,7 @@ class Call:
             lead_ms=config.call.lead_ms,
             tell=self._tell,
         )
-        self._hung_up = anyio.Event()
-        self._reason = ""
+        self._peer: Peer | None = None
 
     async def run(self, offer: Offer, *, task_status: TaskStatus[str]) -> str:
         """From the offer to the hang-up; returns why it ended. The answer's SDP is the task's status."""
@@ -69,27 +68,25 @@ class Call:
                 stack.push_async_callback(_close, renderer.aclose)
             ice = self._config.ice.listening_on(self._config.http.host)
             peer = Peer(ice, self._clock, offer, conversation, conversation if renderer else None, self)
+            self._peer = peer
             stack.push_async_callback(_close, peer.aclose)
             self._channel = RealtimeChannel(self, peer.send)
             self._narrators.append(self._channel)
             answer = await peer.answer()
 
+            reason = ""
+
             async def live() -> None:
+                nonlocal reason
                 self.answered = True
                 task_status.started(answer)
                 async with anyio.create_task_group() as tasks:
                     tasks.start_soon(self._limit_duration)
-                    tasks.start_soon(self._end_when_hung_up, peer)
                     reason = await peer.run()
-                    self._reason = self._reason or reason
                     tasks.cancel_scope.cancel()
 
             await conversation.run(peer.microphone, self._engines.vad.open(), asr, renderer, live)
-        return self._reason
-
-    async def _end_when_hung_up(self, peer: Peer) -> None:
-        await self._hung_up.wait()
-        await peer.aclose()
+        return reason
 
     async def _limit_duration(self) -> None:
         limit_s = self._config.call.max_s
@@ -116,9 +113,6 @@ class Call:
     # ---- what the peer tells (server.rtc.peer.Listener) --------------------------------------------
 
     def on_connected(self) -> None:
-        """Media flows; the protocol begins when its channel opens."""
-
-    def on_open(self) -> None:
         self._channel.open()
         self._tell(StateChanged(self._conversation.state))
         opening = self._conversation.persona.opening
@@ -240,8 +234,8 @@ class Call:
         self._conversation.happened(TurnCleared())
 
     def hang_up(self, reason: str) -> None:
-        self._reason = self._reason or reason
-        self._hung_up.set()
+        if self._peer is not None:
+            self._peer.hang_up(reason)
 
     def _find(self, item_id: str) -> Item:
         item = self.history.find(item_id)
