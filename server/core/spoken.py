@@ -79,17 +79,21 @@ def _possible_tag(text: str) -> int:
 # ---- markdown, addresses, signs -----------------------------------------------------------------------------
 
 _FENCE = re.compile(r"^[ \t]*(```|~~~).*?(?:^[ \t]*\1[^\n]*$\n?|\Z)", re.MULTILINE | re.DOTALL)
-_PICTURE = re.compile(r"!\[([^\]\n]*)\]\([^)\n]*\)")
-_LINK = re.compile(r"\[([^\]\n]*)\]\([^)\n]*\)|\[([^\]\n]+)\]\[[^\]\n]*\]")
+_TARGET = r"\((?:[^()\n]|\([^()\n]*\))*\)"
+_PICTURE = re.compile(rf"!\[([^\]\n]*)\]{_TARGET}")
+_LINK = re.compile(rf"\[([^\]\n]*)\]{_TARGET}|\[([^\]\n]+)\]\[[^\]\n]*\]")
 _FOOTNOTE = re.compile(r"\[\^?\d{1,3}\]|【\d[^】]*】")
 _TABLE_RULE = re.compile(r"^[ \t]*\|?[ \t]*:?-{2,}:?[ \t]*(?:\|[ \t:|-]*)?$", re.MULTILINE)
 _CELLS = re.compile(r"[ \t]*\|[ \t]*")
 _RULE = re.compile(r"^[ \t]*(?:[-*_=][ \t]*){3,}$", re.MULTILINE)
 _LINE_MARK = re.compile(r"^[ \t]*(?:>[ \t]?)*(?:#{1,6}(?=\s)|[-*+•‣▪](?=\s)(?:[ \t]*\[[ xX]\])?)?[ \t]*")
 _NUMBERED = re.compile(r"^(\d{1,3})[.)][ \t]+")
+_BREAK = re.compile(r"<br\s*/?>", re.IGNORECASE)
 _HTML_TAG = re.compile(r"</?[A-Za-z][^<>\n]{0,200}>")
 _URL = re.compile(
-    r"<?\b(?:https?://|www\.)(?:www\.)?([A-Za-z0-9.-]*[A-Za-z0-9])(?::\d+)?(?:[/?#][!-;=?-~]*)?>?", re.I
+    r"<?(?<![A-Za-z0-9])(?:https?://|www\.)(?:www\.)?([A-Za-z0-9.-]*[A-Za-z0-9])(?::\d+)?"
+    r"(?:[/?#](?:[!-;=?-~]*[A-Za-z0-9/=&_~%#-])?)?>?",
+    re.IGNORECASE,
 )
 _MAIL = re.compile(r"(?<![\w.+-])([A-Za-z0-9_.+-]+)@([A-Za-z0-9-]+(?:\.[A-Za-z0-9-]+)+)")
 _DOTTED = re.compile(r"(?<=[A-Za-z0-9]{2})\.(?=[a-z]{2})|(?<=\b[A-Za-z0-9])\.(?=[a-z]{2,}\b)")
@@ -127,6 +131,8 @@ def speakable(raw: str, language: str) -> str:
     `raw` must not begin or end inside a code block, a link or an address. Code blocks are left out; of a link its
     text is said, of a URL its host, of a table its cells. A line without a closing mark gets a full stop.
     """
+    if not _SAYABLE.search(raw):
+        return ""
     text = _FENCE.sub("\n", raw)
     text = _PICTURE.sub(r"\1", text)
     text = _LINK.sub(lambda m: m.group(1) or m.group(2) or "", text)
@@ -134,7 +140,7 @@ def speakable(raw: str, language: str) -> str:
     text = _TABLE_RULE.sub("", text)
     text = _RULE.sub("", text)
     text = _URL.sub(lambda m: m.group(1), text)
-    text = html.unescape(_HTML_TAG.sub("", text))
+    text = html.unescape(_HTML_TAG.sub("", _BREAK.sub("\n", text)))
     text = _EMOJI.sub("", _EMOTICON.sub("", text))
     for sign, said in _SIGNS.get(language, {}).items():
         text = text.replace(sign, said)
@@ -151,6 +157,7 @@ def speakable(raw: str, language: str) -> str:
     text = re.sub(r"(?<=\w)_(?=\w)", " ", text)
     text = _BLANK.sub(" ", _ARROW.sub(", ", text))
     text = re.sub(rf"(?<=[{CJK}，。！？；：、]) (?=[{CJK}])", "", text)
+    text = re.sub(r" +(?=[,.;:!?，。；：！？](?!\w|\.))", "", text)
     text = _EDGE_LEFT.sub("", text.strip())
     return text.strip() if _SAYABLE.search(text) else ""
 
@@ -220,11 +227,11 @@ def script_runs(raw: str, default: str) -> list[tuple[str, str]]:
     runs = _runs(raw, default)
     if len({language for _, language in runs}) < 2:
         return [(raw, runs[0][1] if runs else default)]
-    characters, words = units(raw)
+    characters, words = units(speakable(raw, default))
     merged: list[tuple[str, str]] = []
     for piece, language in runs:
         latin = not any(script.search(piece) for _, script in _SCRIPTS)
-        few = latin and units(piece)[1] < FOREIGN_WORDS and characters >= words
+        few = latin and units(speakable(piece, default))[1] < FOREIGN_WORDS and characters >= words
         host = merged[-1][1] if merged else next((name for _, name in runs if name != language), language)
         name = host if few and host in ("zh", "ja", "ko") else language
         if merged and merged[-1][1] == name:

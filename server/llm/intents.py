@@ -42,8 +42,8 @@ PHRASES: dict[str, tuple[str, ...]] = {
         ),
         "date": (
             "what day is it|what day is it today|what is the date today|what's today's date|"
-            "which day of the week is it|what month is it|what year is it|do you know which year it is|what is the day today|"
-            "tell me the date|is today monday|which day is today"
+            "which day of the week is it|what month is it|what year is it|do you know which year it is|"
+            "what is the day today|tell me the date|is today monday|which day is today"
         ),
         "name_asked": (
             "what is my name|do you remember my name|do you know my name|who am i|what did i say my name was|"
@@ -234,7 +234,7 @@ def _likeness(heard: tuple[str, ...], phrase: tuple[str, ...]) -> float:
 
 KEY_ALIKE = 0.75
 """how well the most telling word of a phrase must have been heard"""
-ALONE_ALIKE = 0.8
+ALONE_ALIKE = 0.85
 """... if it is the only one"""
 RARE = 2.2
 """weight of a word that is in no phrase"""
