@@ -12,7 +12,7 @@ import math
 import time
 import traceback
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Protocol
 
 import cv2
@@ -55,7 +55,7 @@ class Gallery:
 
 
 def stills() -> Gallery:
-    """The people of render/portraits, each read when first asked for by `load`."""
+    """The people of render/portraits."""
     people = [portrait.load(name) for name in portrait.names()]
     if not people:
         raise FileNotFoundError(f"there are no portraits in {portrait.FOLDER}")
@@ -93,7 +93,6 @@ class Call:
     started: bool = False
     key: bool = False
     """whether the next frame must be a key frame"""
-    broken: str = field(default="")
 
     def due(self, index: int) -> float:
         return self.origin_s + index / VIDEO_FPS
