@@ -18,9 +18,7 @@ FLAGS = (
     "--headless=new",
     "--no-sandbox",
     "--disable-gpu",
-    "--use-fake-ui-for-media-stream",
     "--use-fake-device-for-media-stream",
-    "--autoplay-policy=no-user-gesture-required",
     "--allow-loopback-in-peer-connection",
     "--disable-quic",
     "--disable-background-networking",
@@ -34,6 +32,10 @@ FLAGS = (
     "--disable-backgrounding-occluded-windows",
     "--disable-features=OptimizationHints,MediaRouter,Translate,AutofillServerCommunication,"
     "CertificateTransparencyComponentUpdater,DialMediaRouteProvider",
+)
+PERMISSIVE = (
+    "--use-fake-ui-for-media-stream",  # the microphone is granted unasked
+    "--autoplay-policy=no-user-gesture-required",
 )
 
 
@@ -53,12 +55,14 @@ MISSING = (
 
 
 @asynccontextmanager
-async def launch(microphone: Path | None = None) -> AsyncIterator[Browser]:
-    """microphone: a WAV that plays from getUserMedia on; without one, Chromium's own beeps."""
+async def launch(microphone: Path | None = None, permissive: bool = True) -> AsyncIterator[Browser]:
+    """microphone: a WAV that plays from getUserMedia on; without one, Chromium's own beeps.
+    permissive: grant the microphone and sound unasked.
+    """
     executable = find()
     if executable is None:
         raise RuntimeError(MISSING)
-    flags = list(FLAGS)
+    flags = [*FLAGS, *(PERMISSIVE if permissive else ())]
     if microphone is not None:
         flags.append(f"--use-file-for-fake-audio-capture={microphone}%noloop")
     async with async_playwright() as playwright:

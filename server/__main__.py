@@ -85,7 +85,7 @@ def _serve(options: argparse.Namespace) -> int:
                     await serve(config, engines, listener, stop, ready)
                     tasks.cancel_scope.cancel()
 
-    # Another thread's long turn at the interpreter delays a packet; see docs/latency.md.
+    # Another thread's turn at the interpreter delays a packet by as long; 5 ms is Python's own interval.
     sys.setswitchinterval(0.0005)
     anyio.run(run)
     return 0

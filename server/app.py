@@ -31,6 +31,8 @@ log = logging.getLogger(__name__)
 BODY_LIMIT = 256 * 1024  # bytes; an offer has some 5 kB
 TOKENS_LIMIT = 1000
 TOKEN_SECONDS = (10, 7200)  # as the OpenAI API bounds it
+CLOSING_S = 0.7  # for the calls to end by themselves when the server is stopped
+PAGE_POLICY = "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' blob:; connect-src 'self'"
 LOOPBACK = ("127.0.0.1", "::1", "localhost")
 CLIENT = Path(__file__).parent.parent / "client"
 
@@ -76,6 +78,7 @@ class Server:
         self._tasks = tasks
         self._calls: dict[str, Call] = {}
         self._secrets: dict[str, Secret] = {}
+        self._ended = anyio.Event()
         self._started = time.time()
         self._lag = LoopLag()
         self._counts = {"calls_total": 0, "calls_refused_total": 0, "calls_failed_total": 0}
@@ -125,6 +128,16 @@ class Server:
             headers={"Location": f"/v1/realtime/calls/{call.id}"},
         )
 
+    def hang_up_all(self, reason: str) -> None:
+        for call in self._calls.values():
+            call.hang_up(reason)
+
+    async def empty(self) -> None:
+        """Wait until no call is left."""
+        while self._calls:
+            self._ended = anyio.Event()
+            await self._ended.wait()
+
     async def _live(self, call: Call, offer: Any, *, task_status: TaskStatus[str]) -> None:
         """One call's task. What breaks in it ends this call only."""
         try:
@@ -137,6 +150,7 @@ class Server:
             log.exception("%s broke", call.id)
         finally:
             self._calls.pop(call.id, None)
+            self._ended.set()
 
     async def _read_offer(self, request: web.Request) -> tuple[str, dict[str, Any]]:
         session: dict[str, Any] = {}
@@ -239,6 +253,7 @@ class Server:
                     {"name": n, "title": p.title or n, "language": p.language, "avatar": p.avatar}
                     for n, p in self._config.personas.items()
                 ],
+                "ice_servers": msgspec.to_builtins(self._config.ice.ice_servers),
                 "limits": {"max_calls": self._config.call.max_calls, "max_s": self._config.call.max_s},
                 "providers": {c.stage: {"name": c.provider, "where": c.where} for c in self._engines.choices},
             }
@@ -274,7 +289,8 @@ class Server:
         return web.Response(text="\n".join(lines) + "\n", content_type="text/plain")
 
     async def _index(self, request: web.Request) -> web.StreamResponse:
-        return web.FileResponse(CLIENT / "index.html", headers={"Cache-Control": "no-cache"})
+        headers = {"Cache-Control": "no-cache", "Content-Security-Policy": PAGE_POLICY}
+        return web.FileResponse(CLIENT / "index.html", headers=headers)
 
     # ---- around every request -------------------------------------------------------------------
 
@@ -394,6 +410,9 @@ async def serve(
             host, port = listener.getsockname()[:2]
             ready(f"http://{f'[{host}]' if ':' in host else host}:{port}")
             await stop.wait()
+            server.hang_up_all("shutdown")
+            with anyio.move_on_after(CLOSING_S):
+                await server.empty()
         finally:
             tasks.cancel_scope.cancel()
             with anyio.move_on_after(1.0, shield=True):

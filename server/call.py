@@ -1,5 +1,6 @@
 """One call: a conversation, the peer it is held with, and what the wire protocols may ask of it."""
 
+import logging
 from collections.abc import Awaitable, Callable
 from contextlib import AsyncExitStack
 from dataclasses import replace
@@ -12,14 +13,18 @@ from anyio.abc import TaskStatus
 from server.config import Config
 from server.conversation import Conversation
 from server.core.clock import MediaClock
-from server.core.errors import RequestError
+from server.core.errors import RequestError, StageError
 from server.core.events import Interrupted, PeerLost, ReplyRequested, TurnCleared, TurnClosed
 from server.core.history import History, Item
 from server.core.media import VIDEO_FPS, Persona, Voice
-from server.core.notices import Closing, Narrator, Notice, StateChanged
+from server.core.notices import Closing, Narrator, Notice, Problem, StateChanged
+from server.core.phrases import phrase
+from server.core.protocols import AsrSession
 from server.engines import Engines
 from server.rtc.peer import Offer, Peer
 from server.rtc.realtime import RealtimeChannel
+
+log = logging.getLogger(__name__)
 
 TEXT_LIMIT = 8000  # characters of one typed message
 INSTRUCTIONS_LIMIT = 32_000
@@ -55,12 +60,13 @@ class Call:
             tell=self._tell,
         )
         self._peer: Peer | None = None
+        self._deaf: Problem | None = None
 
     async def run(self, offer: Offer, *, task_status: TaskStatus[str]) -> str:
         """From the offer to the hang-up; returns why it ended. The answer's SDP is the task's status."""
         conversation = self._conversation
         async with AsyncExitStack() as stack:
-            asr = await self._engines.asr.open(conversation.persona.language)
+            asr = await self._open_asr(conversation.persona.language)
             stack.push_async_callback(_close, asr.aclose)
             renderer = None
             if offer.codec is not None:
@@ -88,6 +94,15 @@ class Call:
             await conversation.run(peer.microphone, self._engines.vad.open(), asr, renderer, live)
         return reason
 
+    async def _open_asr(self, language: str) -> AsrSession:
+        """The ASR's ear for this call; where it has none, the call runs on text input and says so."""
+        try:
+            return await self._engines.asr.open(language)
+        except StageError as error:
+            log.warning("%s runs on text input: %s", self.id, error.message)
+            self._deaf = Problem(error.code, phrase("asr", language))
+            return await self._engines.deaf.open(language)
+
     async def _limit_duration(self) -> None:
         limit_s = self._config.call.max_s
         warning_s = min(WARNING_S, limit_s / 2)
@@ -114,6 +129,8 @@ class Call:
 
     def on_connected(self) -> None:
         self._channel.open()
+        if self._deaf is not None:
+            self._tell(self._deaf)
         self._tell(StateChanged(self._conversation.state))
         opening = self._conversation.persona.opening
         if self._greet and opening:
@@ -174,7 +191,7 @@ class Call:
             new_voice = Voice(self._engines.voice_for(new_persona), new_persona.speed)
         if avatar is not None and avatar != self._avatar:
             raise RequestError(400, "avatar_fixed", "The face is chosen when the call begins. Hang up and call anew.")
-        if instructions is not None:
+        if instructions is not None and instructions.strip():  # agents without any send an empty text
             _check_instructions(instructions)
             new_persona = replace(new_persona, system_prompt=instructions)
         if voice is not None and voice in self._engines.tts.voices:
@@ -235,6 +252,7 @@ class Call:
 
     def hang_up(self, reason: str) -> None:
         if self._peer is not None:
+            self._tell(Closing(reason, 0.0))  # a page that is not told dials again
             self._peer.hang_up(reason)
 
     def _find(self, item_id: str) -> Item:

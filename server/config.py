@@ -113,6 +113,7 @@ class Config(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
             raise RequestError(404, "unknown_persona", f"There is no persona {name!r} here; there is {known}.")
         return Persona(
             name=name,
+            title=settings.title or name.capitalize(),
             language=settings.language,
             system_prompt=settings.system_prompt,
             voices=settings.voices,

@@ -163,12 +163,20 @@ class Conversation:
                 tasks.start_soon(converse, events, self.taker, self._execute)
                 if renderer is not None:
                     tasks.start_soon(animate, face, renderer)
-                    tasks.start_soon(self.pictures.collect, renderer)
+                    tasks.start_soon(self._collect, renderer)
                 else:
                     tasks.start_soon(_discard, face)
                 await beside()
                 tasks.cancel_scope.cancel()
         self._tasks = self._events = self._listening = self._face = self._renderer = None
+
+    async def _collect(self, renderer: Renderer) -> None:
+        """Pictures as they come. A face that fails stands still; the voice goes on."""
+        try:
+            await self.pictures.collect(renderer)
+        except StageError as error:
+            log.error("the face failed: %s", error.message)
+            self._tell(Problem(error.code, phrase("render", self.persona.language)))
 
     @property
     def replying(self) -> bool:

@@ -15,7 +15,7 @@ from server.core.errors import ConfigError, StageError
 from server.core.media import AvatarInfo, Persona
 from server.core.protocols import Asr, Llm, RenderEngine, Tts, Vad
 from server.llm.discover import discover
-from server.llm.openai_compatible import OpenAiSettings, is_local
+from server.llm.openai_compatible import OpenAiSettings
 from server.llm.scripted import ScriptedSettings
 from server.providers import Auto
 from server.workers.process import live_workers
@@ -47,6 +47,8 @@ class Engines:
 
     vad: Vad
     asr: Asr
+    deaf: Asr
+    """for a call whose language the ASR does not understand, or for which it has no room"""
     llm: Llm
     llm_name: str
     tts: Tts
@@ -90,7 +92,8 @@ async def load_engines(config: Config, local: bool = False) -> AsyncIterator[Eng
             tts_choice,
             Choice("face", _tag(config.render), f"talking portraits: {faces}"),
         ]
-        yield Engines(vad, asr, llm, llm_name, tts, renderer, choices)
+        deaf = await stack.enter_async_context(TextOnlySettings().load())
+        yield Engines(vad, asr, deaf, llm, llm_name, tts, renderer, choices)
 
 
 async def _gather(*coroutines: Any) -> Any:
@@ -127,11 +130,11 @@ async def _llm(config: Config, stack: AsyncExitStack, local: bool) -> tuple[Llm,
     else:
         why = "configured"
     if isinstance(settings, OpenAiSettings):
-        if local and not is_local(settings.base_url):
-            raise ConfigError(f"llm.base_url is {settings.base_url}, another machine; --local forbids that.")
         engine = await stack.enter_async_context(settings.load())
-        where = "here" if is_local(settings.base_url) else engine.where
-        return engine, settings.model, Choice("think", f"openai: {settings.model}", why, where)
+        if local and engine.leaves_machine:
+            raise ConfigError(f"The language model is {engine.where}, another machine; --local forbids that.")
+        where = engine.where if engine.leaves_machine else "here"
+        return engine, engine.model, Choice("think", f"openai: {engine.model}", why, where)
     scripted = await stack.enter_async_context(settings.load())
     return scripted, "scripted", Choice("think", "scripted", why)
 

@@ -54,7 +54,7 @@ class Clause:
     raw: str
     """the reply's own text that this clause covers, white space included: clauses' raws join to the reply"""
     language: str
-    """BCP 47 primary subtag of the script run, `en` or `zh`; what the voice must be able to say"""
+    """BCP 47 primary subtag by the script; Latin script keeps the persona's: what the voice must be able to say"""
 
 
 VISEMES = ("sil", "PP", "FF", "TH", "DD", "kk", "CH", "SS", "nn", "RR", "aa", "E", "ih", "EE", "oh", "ou")
@@ -154,6 +154,8 @@ class Persona:
     """The character that answers."""
 
     name: str
+    title: str = ""
+    """what it calls itself"""
     language: str = "en"
     system_prompt: str = ""
     voices: tuple[str, ...] = ()

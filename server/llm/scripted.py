@@ -260,7 +260,9 @@ class ScriptedLlm:
         """The answer word by word; see protocols.Llm."""
         # a copy, for a thread: comparing words takes up to ten milliseconds
         copy = History(limit=history.limit, items=list(history.items))
-        text = await anyio.to_thread.run_sync(answer, copy, self._now(), persona.name, persona.language)
+        text = await anyio.to_thread.run_sync(
+            answer, copy, self._now(), persona.title or persona.name, persona.language
+        )
         for piece in re.findall(r"\S+\s*", text):
             yield Token(piece)
             await anyio.lowlevel.checkpoint()

@@ -17,6 +17,10 @@ VIDEO_TIME_BASE = Fraction(1, VIDEO_RATE)
 
 LATE_PACKETS = 2
 """a voice packet due so many packets ago is skipped; one that is less late is sent at once"""
+BEHIND_VOICE_S = 0.025
+"""the picture leaves so much later than the voice of the same instant: a browser holds sound longer than pictures
+(NetEq keeps 20 ms at least, an audio device 10 more), and the two are to meet at the person. The RTP times and the
+sender reports tell the truth, so that the browser's own synchronisation agrees. Measured: call.av_skew_ms"""
 GRACE_S = 0.025
 """a frame is waited for so long after it was due; one that comes later goes out with the next"""
 POLL_S = 0.005
@@ -91,7 +95,7 @@ class VoiceTrack(MediaStreamTrack):
 
 
 class FaceTrack(MediaStreamTrack):
-    """The face: frame k leaves with the voice of media sample 1920 k, and its RTP time says so.
+    """The face: frame k leaves BEHIND_VOICE_S after the voice of media sample 1920 k; its RTP time is media time.
 
     A frame up to 25 ms late is sent when it comes. One that comes later still is sent with the next frame, since
     that one builds on it. One half a second late is thrown away and a key frame asked for. The first frame sent
@@ -114,15 +118,15 @@ class FaceTrack(MediaStreamTrack):
 
     async def recv(self) -> "av.Packet[Any]":
         if self._next is None:
-            self._next = self._clock.at(anyio.current_time()) // FRAME_SAMPLES + 1
+            self._next = self._clock.at(anyio.current_time() - BEHIND_VOICE_S) // FRAME_SAMPLES + 1
             self._ask_for_key()
         while True:
-            due = self._clock.due(Samples(self._next * FRAME_SAMPLES))
+            due = self._clock.due(Samples(self._next * FRAME_SAMPLES)) + BEHIND_VOICE_S
             await anyio.sleep_until(due)
             if self.readyState != "live":
                 raise MediaStreamError
             now = anyio.current_time()
-            newest = max(self._next, self._clock.at(now) // FRAME_SAMPLES)
+            newest = max(self._next, self._clock.at(now - BEHIND_VOICE_S) // FRAME_SAMPLES)
             frame = self._source.take(newest)
             if frame is None:
                 if newest == self._next and now < due + GRACE_S:

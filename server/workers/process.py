@@ -37,7 +37,7 @@ Outbound = TypeVar("Outbound")
 Inbound = TypeVar("Inbound")
 
 SEND_BACKLOG = 8 * 1024 * 1024  # bytes waiting in the socket: a worker that stopped reading is hung
-RESTART_DELAYS_S = (0.0, 0.2, 0.5, 1.0, 2.0)  # after failures in a row; a run of 10 s counts as a success
+RESTART_DELAYS_S = (0.0, 0.2, 0.5, 1.0)  # after failures in a row; a run of 10 s counts as a success
 HEALTHY_AFTER_S = 10.0
 
 

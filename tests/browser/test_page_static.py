@@ -1,9 +1,7 @@
 """The page in real Chromium against a stub server: what a person sees and does, and what goes over the wire."""
 
 import json
-import os
 import re
-import shutil
 from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
 from typing import Any
@@ -12,47 +10,23 @@ import aioice.ice
 import cv2
 import numpy as np
 import pytest
-from playwright.async_api import Browser, Locator, Page, async_playwright, expect
+from playwright.async_api import Browser, Locator, Page, expect
 
+from benchmarks import chromium
 from tests.browser.stub import Stub, StubCall
 
 pytestmark = [pytest.mark.browser, pytest.mark.slow]
 
-CHROMIUM = os.environ.get("VISAVIS_CHROMIUM") or shutil.which("chromium") or "/usr/bin/chromium"
 AXE = Path(__file__).parent / "node_modules" / "axe-core" / "axe.min.js"
-FLAGS = [
-    "--headless=new",
-    "--no-sandbox",
-    "--disable-gpu",
-    "--use-fake-device-for-media-stream",
-    "--allow-loopback-in-peer-connection",
-    "--disable-background-networking",
-    "--disable-component-update",
-    "--disable-sync",
-    "--no-first-run",
-    "--disable-features=OptimizationHints,MediaRouter,Translate",
-]
 TAG = "document.querySelector('talking-head')"
 
 
 @pytest.fixture(scope="module")
-def anyio_backend() -> str:
-    return "asyncio"
-
-
-@pytest.fixture(scope="module")
 async def browser() -> AsyncIterator[Browser]:
-    if not Path(CHROMIUM).exists():
-        pytest.skip("no Chromium: name one with VISAVIS_CHROMIUM")
-    async with async_playwright() as playwright:
-        browser = await playwright.chromium.launch(
-            executable_path=CHROMIUM,
-            headless=True,
-            ignore_default_args=["--mute-audio", "--headless"],
-            args=FLAGS,
-        )
+    if chromium.find() is None:
+        pytest.skip(chromium.MISSING)
+    async with chromium.launch(permissive=False) as browser:
         yield browser
-        await browser.close()
 
 
 @pytest.fixture

@@ -11,8 +11,9 @@ import av
 import numpy as np
 import pytest
 from aiohttp import web
-from playwright.async_api import Page, async_playwright
+from playwright.async_api import Page
 
+from benchmarks import chromium
 from server.core.clock import MediaClock
 from server.core.errors import RequestError
 from server.core.history import Item
@@ -29,7 +30,7 @@ from server.core.notices import (
 )
 from server.rtc.peer import Peer, parse_offer
 from server.rtc.realtime import RealtimeChannel
-from tests.browser.agents import CHROMIUM, FLAGS, built_page, microphone_flag
+from tests.browser.agents import built_page, buzzing_microphone
 from tests.rtc.pair import LOOPBACK, tone
 from tests.rtc.test_realtime import ScriptedCall
 
@@ -189,12 +190,8 @@ async def until(page: Page, condition: str) -> None:
 async def test_the_agents_sdk_talks_to_us(tmp_path: Path) -> None:
     page_folder = built_page()
     complaints: list[str] = []
-    async with serving(page_folder) as (address, calls), async_playwright() as playwright:
-        browser = await playwright.chromium.launch(
-            executable_path=CHROMIUM,
-            ignore_default_args=["--mute-audio", "--headless"],
-            args=[*FLAGS, microphone_flag(tmp_path / "buzz.wav")],
-        )
+    microphone = buzzing_microphone(tmp_path / "buzz.wav")
+    async with serving(page_folder) as (address, calls), chromium.launch(microphone) as browser:
         page = await browser.new_page()
         page.on("pageerror", lambda error: complaints.append(str(error)))
         await page.goto(address)
@@ -243,4 +240,3 @@ async def test_the_agents_sdk_talks_to_us(tmp_path: Path) -> None:
                 await anyio.sleep(0.02)
         assert await page.evaluate("agents.errors") == []
         assert complaints == []
-        await browser.close()

@@ -8,7 +8,7 @@ from aiortc.mediastreams import MediaStreamError
 from server.core.clock import MediaClock
 from server.core.media import EncodedFrame, Samples
 from server.rtc import tracks
-from server.rtc.tracks import FaceTrack, VoiceTrack
+from server.rtc.tracks import BEHIND_VOICE_S, FaceTrack, VoiceTrack
 from tests.rtc.pair import Hum
 
 FRAME_S = 0.04
@@ -104,31 +104,34 @@ async def test_stamps_stay_exact_for_hours(time: VirtualTime) -> None:
     assert stamps[0] > 2**32
 
 
+# So that frame k leaves 40 k ms after 100 s.
+FACE_CLOCK = MediaClock(100.0 - BEHIND_VOICE_S)
+
+
 async def test_frames_leave_with_the_voice_of_their_moment(time: VirtualTime) -> None:
-    clock = MediaClock(100.0)
     reel = Reel(time, dict.fromkeys(range(1, 30), 0.0), keys=(1,))
-    shown = await show(FaceTrack(clock, reel), time, 100.0 + 20 * FRAME_S)
-    assert shown == [(round(clock.due(Samples(1920 * k)), 3), k) for k in range(1, 21)]
+    shown = await show(FaceTrack(FACE_CLOCK, reel), time, 100.0 + 20 * FRAME_S)
+    assert shown == [(round(FACE_CLOCK.due(Samples(1920 * k)) + BEHIND_VOICE_S, 3), k) for k in range(1, 21)]
     assert reel.keys_asked == [100.0]  # at the start, for the encoder
 
 
 async def test_it_begins_with_a_key_frame(time: VirtualTime) -> None:
     reel = Reel(time, dict.fromkeys(range(60), 0.0), keys=(7,))
-    track = FaceTrack(MediaClock(100.0), reel)
+    track = FaceTrack(FACE_CLOCK, reel)
     assert (await track.recv()).pts == 7 * 3600
     assert track.dropped == 7
 
 
 async def test_a_key_frame_that_does_not_come_is_asked_for_again(time: VirtualTime) -> None:
     reel = Reel(time, dict.fromkeys(range(60), 0.0), keys=(55,))
-    await FaceTrack(MediaClock(100.0), reel).recv()
+    await FaceTrack(FACE_CLOCK, reel).recv()
     assert len(reel.keys_asked) == 3  # at once, after 1 s, after 2 s
 
 
 async def test_a_frame_a_little_late_is_sent_when_it_comes(time: VirtualTime) -> None:
     ready = dict.fromkeys(range(1, 10), 0.0)
     ready[4] = 100.0 + 4 * FRAME_S + 0.017
-    track = FaceTrack(MediaClock(100.0), Reel(time, ready, keys=(1,)))
+    track = FaceTrack(FACE_CLOCK, Reel(time, ready, keys=(1,)))
     shown = {k: t for t, k in await show(track, time, 100.0 + 8 * FRAME_S)}
     assert shown[4] == pytest.approx(100.0 + 4 * FRAME_S + 0.02)  # asked every 5 ms
     assert shown[5] == pytest.approx(100.0 + 5 * FRAME_S)
@@ -139,7 +142,7 @@ async def test_a_frame_later_than_that_goes_out_with_the_next_one(time: VirtualT
     """The next one builds on it: without it the picture would be broken."""
     ready = dict.fromkeys(range(1, 10), 0.0)
     ready[4] = 100.0 + 4 * FRAME_S + 0.030
-    track = FaceTrack(MediaClock(100.0), Reel(time, ready, keys=(1,)))
+    track = FaceTrack(FACE_CLOCK, Reel(time, ready, keys=(1,)))
     shown = await show(track, time, 100.0 + 8 * FRAME_S)
     assert [k for _, k in shown] == list(range(1, len(shown) + 1))
     when = {k: t for t, k in shown}
@@ -150,7 +153,7 @@ async def test_a_frame_later_than_that_goes_out_with_the_next_one(time: VirtualT
 
 async def test_frames_that_were_never_painted_are_simply_not_sent(time: VirtualTime) -> None:
     reel = Reel(time, dict.fromkeys((1, 2, 5, 6), 0.0), keys=(1,))
-    track = FaceTrack(MediaClock(100.0), reel)
+    track = FaceTrack(FACE_CLOCK, reel)
     shown = await show(track, time, 100.0 + 6 * FRAME_S)
     assert shown == [(round(100.0 + k * FRAME_S, 3), k) for k in (1, 2, 5, 6)]
     assert track.missed == 2
@@ -159,7 +162,7 @@ async def test_frames_that_were_never_painted_are_simply_not_sent(time: VirtualT
 
 async def test_after_a_long_stall_old_frames_are_dropped_and_a_key_frame_is_asked_for(time: VirtualTime) -> None:
     reel = Reel(time, dict.fromkeys(range(1, 60), 0.0), keys=(1, 31))
-    track = FaceTrack(MediaClock(100.0), reel)
+    track = FaceTrack(FACE_CLOCK, reel)
     for _ in range(3):
         await track.recv()
     time.late_s = 1.0
@@ -172,7 +175,7 @@ async def test_after_a_long_stall_old_frames_are_dropped_and_a_key_frame_is_aske
 
 async def test_a_stopped_track_ends(time: VirtualTime) -> None:
     voice = VoiceTrack(MediaClock(100.0), Hum())
-    face = FaceTrack(MediaClock(100.0), Reel(time, {}))
+    face = FaceTrack(FACE_CLOCK, Reel(time, {}))
     for track in (voice, face):
         track.stop()
         with pytest.raises(MediaStreamError):
