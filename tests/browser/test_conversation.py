@@ -114,16 +114,16 @@ async def written(tab: Page, text: str, answers: int) -> str:
 @pytest.mark.parametrize(
     ("first", "heard"),
     [
-        (Answer(status=500), "language model"),
-        (says("The answer ", "is that ", Die()), "train of thought"),
-        (Answer(status=401), "refused"),
+        ([Answer(status=500)] * 2, "language model"),  # the client asks once more
+        ([says("The answer ", "is that ", Die())], "train of thought"),
+        ([Answer(status=401)], "refused"),
     ],
     ids=["down", "dies in mid-sentence", "refuses"],
 )
 async def test_a_language_model_that_fails_is_excused_and_the_call_goes_on(
-    tmp_path: Path, first: Answer, heard: str
+    tmp_path: Path, first: list[Answer], heard: str
 ) -> None:
-    async with llm_server(first, says("All ", "is ", "well ", "again.")) as llm:
+    async with llm_server(*first, says("All ", "is ", "well ", "again.")) as llm:
         settings = (SILENT, "llm.type=openai", f"llm.base_url={llm.base_url}", "llm.model=test")
         async with call(tmp_path, *settings) as (_, tab):
             assert heard in await written(tab, "hello", 1)

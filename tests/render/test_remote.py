@@ -139,9 +139,9 @@ async def test_two_people_at_once_do_not_mix(still: RemoteEngine) -> None:
 async def test_the_card_counts_and_flashes_with_the_voice_to_the_frame(cards: RemoteEngine) -> None:
     renderer = await cards.open("mia", "H264", anyio.current_time())
     lit = {12, 13, 14, 20, 21, 30}
-    # One sample of 13's neighbours is enough or not: the voice begins with the last sample of frame 12.
-    start = 13 * FRAME_SAMPLES - 1
-    end = 14 * FRAME_SAMPLES + 1
+    # Two milliseconds of a neighbour are enough.
+    start = 13 * FRAME_SAMPLES - 96
+    end = 14 * FRAME_SAMPLES + 96
     await renderer.push(speech((end - start) / MEDIA_RATE), Samples(start), 1)
     await renderer.push(speech(2 * 0.04), at_frame(20), 2)
     await renderer.push(speech(0.04), at_frame(30), 3)
@@ -286,3 +286,17 @@ async def test_settings_refuse_nonsense() -> None:
         StillSettings(lead_ms=0)
     with pytest.raises(ValueError, match="bitrate"):
         TestcardSettings(bitrate=5)
+
+
+async def test_the_cards_bar_tells_when_the_voice_begins(cards: RemoteEngine) -> None:
+    """Within a third of a millisecond: what call.av_skew_ms is read from."""
+    renderer = await cards.open("testcard", "H264", anyio.current_time())
+    start = 14 * FRAME_SAMPLES + 1000
+    await renderer.push(speech(0.2), Samples(start), 1)
+    renderer.request_key()
+    pictures = dict(lumas("H264", await take(renderer, 30)))
+    await renderer.aclose()
+    lit = np.flatnonzero(pictures[14][480] > 128)
+    assert lit[0] * FRAME_SAMPLES / 512 == pytest.approx(1000, abs=16)
+    assert lit[-1] == 511
+    assert not (pictures[13][480] > 128).any()
