@@ -4,7 +4,7 @@ import asyncio
 import contextlib
 import logging
 from collections import deque
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import replace
 
@@ -140,7 +140,7 @@ class RemoteRenderer:
         self._started = True
         self._send(Key())
 
-    async def packets(self) -> AsyncIterator[EncodedFrame]:
+    async def packets(self) -> AsyncGenerator[EncodedFrame, None]:
         """Ends when the renderer is closed. Raises StageError if the worker gave this face up. One reader."""
         while True:
             while self._frames:

@@ -116,7 +116,9 @@ class Reply:
 
             async with anyio.create_task_group() as tasks:
                 if self._say:
-                    tasks.start_soon(recite, self._say, makers.persona.language, texts_in, self.marks)
+                    tasks.start_soon(
+                        recite, self._say, makers.persona.language, texts_in, self.marks, self._add_unspoken
+                    )
                 else:
                     tasks.start_soon(
                         think,

@@ -4,7 +4,6 @@ import logging
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass, replace
-from typing import cast
 
 import anyio
 import av
@@ -108,9 +107,7 @@ class RoutedTts:
             note = "" if number == part.engines[0] else phrase("spare_voice", clause.language)
             begun = False
             try:
-                # Every engine is an async generator: closing it cancels.
-                say = cast(AsyncGenerator[Speech, None], self.engines[number].say(clause, asked))
-                async with aclosing(say) as pieces:
+                async with aclosing(self.engines[number].say(clause, asked)) as pieces:
                     async for piece in pieces:
                         begun = True
                         yield replace(piece, note=piece.note or note)

@@ -4,7 +4,7 @@ import asyncio
 import contextlib
 import logging
 from collections import deque
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from importlib.util import find_spec
@@ -178,7 +178,7 @@ class PocketsphinxSession:
         self._utterance.append(pcm16k, self._again_bytes)
         self._send(Audio(self._utterance.number, pcm16k))
 
-    async def partials(self) -> AsyncIterator[Transcript]:
+    async def partials(self) -> AsyncGenerator[Transcript, None]:
         """Only the latest is kept for a slow reader. What is stable stays so unless the worker dies."""
         while not self._closed:
             if self._partial is None:

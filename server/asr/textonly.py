@@ -1,6 +1,6 @@
 """An engine that understands nothing: for machines without a recogniser the call runs on text input."""
 
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 
 import anyio
@@ -34,7 +34,7 @@ class TextOnlySession:
     async def push(self, pcm16k: bytes) -> None:
         """Nothing is kept."""
 
-    async def partials(self) -> AsyncIterator[Transcript]:
+    async def partials(self) -> AsyncGenerator[Transcript, None]:
         """Ends with the session; there is never one."""
         await self._closed.wait()
         for _ in ():

@@ -1,6 +1,6 @@
 """The seams: what a provider must be able to do. Structural; nothing inherits from these."""
 
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncGenerator, Sequence
 from typing import Protocol
 
 from server.core.history import History
@@ -36,7 +36,7 @@ class AsrSession(Protocol):
         """20 ms of the open utterance (s16le mono). Bounded: waits, at most briefly, when the engine is behind."""
         ...
 
-    def partials(self) -> AsyncIterator[Transcript]:
+    def partials(self) -> AsyncGenerator[Transcript, None]:
         """The open utterance's text each time it changes; over the session's whole life; one reader."""
         ...
 
@@ -65,7 +65,7 @@ class Asr(Protocol):
 
 
 class Llm(Protocol):
-    def reply(self, history: History, persona: Persona) -> AsyncIterator[Token]:
+    def reply(self, history: History, persona: Persona) -> AsyncGenerator[Token, None]:
         """The answer as it streams. Closing the iterator stops the server's work too.
 
         Raises StageError("llm", code, ...): `llm_unreachable`, `llm_timeout`, `llm_broken_off`, `llm_refused`.
@@ -82,7 +82,7 @@ class Tts(Protocol):
     """primary subtags it can say; `*`: any"""
     voices: Sequence[str]
 
-    def say(self, clause: Clause, voice: Voice) -> AsyncIterator[Speech]:
+    def say(self, clause: Clause, voice: Voice) -> AsyncGenerator[Speech, None]:
         """The clause as voice, in pieces as they are made. Closing the iterator cancels it.
 
         Raises StageError("tts", ...).
@@ -101,7 +101,7 @@ class Renderer(Protocol):
         """From `at` on nothing that was pushed so far is heard any more: close the mouth over about 4 frames."""
         ...
 
-    def packets(self) -> AsyncIterator[EncodedFrame]:
+    def packets(self) -> AsyncGenerator[EncodedFrame, None]:
         """Encoded frames in order of their index, ahead of their due time; gaps where it fell behind."""
         ...
 

@@ -39,56 +39,68 @@ async def animate(inbox: MemoryObjectReceiveStream[Show | Close], renderer: Rend
 class Pictures:
     """Encoded frames between the renderer and the track: the track takes each at its time.
 
-    Frames depend on each other: when one is thrown away, none is shown until the next key frame.
+    Frames build on each other: with one that is thrown away go those behind it, up to the next key frame, which is
+    asked for. So every frame in here can be shown.
     """
 
     CAPACITY = 25  # frames: a second; the renderer keeps 50 to 200 ms ahead
 
     def __init__(self, request_key: Callable[[], None]) -> None:
         self._request_key = request_key
-        self._frames: deque[EncodedFrame] = deque(maxlen=self.CAPACITY)
+        self._frames: deque[EncodedFrame] = deque()
         self._discarded: set[int] = set()
         self._need_key = False
+        self._missed_index = -1
         self.dropped = 0
         """frames that came but were not shown"""
         self.missed = 0
-        """times that a frame was due and not there"""
+        """frames that were not there when they were due"""
 
     async def collect(self, renderer: Renderer) -> None:
         """Runs as long as the renderer does."""
-        async with aclosing(renderer.packets()) as packets:  # type: ignore[type-var]
+        async with aclosing(renderer.packets()) as packets:
             async for frame in packets:
-                if len(self._frames) == self.CAPACITY:
-                    self._lose(1)
-                self._frames.append(frame)
+                self._add(frame)
 
     def request_key(self) -> None:
         self._request_key()
 
     def discard(self, generation: int) -> None:
-        """Pictures of this speculative reply must not be shown."""
+        """Pictures of this speculative reply must not be shown, those that are still to come neither."""
         self._discarded = {g for g in self._discarded if g > generation - 8} | {generation}
+        if not any(frame.generation == generation for frame in self._frames):
+            return
+        frames, self._frames = self._frames, deque()
+        need_key, self._need_key = self._need_key, False
+        for frame in frames:
+            self._add(frame)
+        self._need_key = self._need_key or need_key
 
     def take(self, index: int) -> EncodedFrame | None:
-        """The newest frame that is due by `index`; None if there is none yet.
-
-        An older frame that was never taken is passed over only together with what depends on it.
-        """
-        while self._frames and self._frames[0].index <= index:
-            frame = self._frames.popleft()
-            if frame.generation in self._discarded:
-                self._lose(1)
-                continue
-            if self._need_key and not frame.key:
-                self.dropped += 1
-                continue
-            self._need_key = False
-            return frame
-        self.missed += 1
+        """The oldest frame that is due by `index` and was not taken; None if there is none (yet)."""
+        if self._frames and self._frames[0].index <= index:
+            return self._frames.popleft()
+        if index > self._missed_index:
+            self._missed_index = index
+            self.missed += 1
         return None
 
-    def _lose(self, count: int) -> None:
-        self.dropped += count
-        if not self._need_key:
-            self._need_key = True
+    def _add(self, frame: EncodedFrame) -> None:
+        full = len(self._frames) == self.CAPACITY
+        if full:  # nobody has taken any for a second: they are too late to be shown
+            self.dropped += len(self._frames)
+            self._frames.clear()
+        if frame.generation in self._discarded or (full and not frame.key):
+            self._lose(frame)
+        elif self._need_key and not frame.key:
+            self.dropped += 1
+        else:
+            self._need_key = False
+            self._frames.append(frame)
+
+    def _lose(self, frame: EncodedFrame) -> None:
+        """What comes behind it is of no use before the next key frame; it may itself be the one asked for."""
+        self.dropped += 1
+        if frame.key or not self._need_key:
             self._request_key()
+        self._need_key = True

@@ -21,6 +21,8 @@ async def hear(
 ) -> None:
     """Runs until the microphone's frames end. `listen` and `tell` never wait.
 
+    microphone: no generator, for a wait on it is given up and repeated.
+
     An event is told before the frame that caused it is passed on, so that the ASR's utterance is open by then.
     """
     while True:

@@ -74,7 +74,7 @@ async def speak(
             marks.note("tts_request", anyio.current_time())
             trimmer, rate = Trimmer(), MediaRate()
             try:
-                async with aclosing(tts.say(clause, voice)) as pieces:  # type: ignore[type-var]
+                async with aclosing(tts.say(clause, voice)) as pieces:
                     async for piece in pieces:
                         for audible in trimmer.feed(piece):
                             marks.note("tts_audio", anyio.current_time())

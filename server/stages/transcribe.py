@@ -64,7 +64,7 @@ class Transcriber:
 
     async def follow(self, heard: Callable[[int, Transcript], None]) -> None:
         """The words as they come, to the TurnTaker and to `heard` (for the captions)."""
-        async with aclosing(self._session.partials()) as partials:  # type: ignore[type-var]
+        async with aclosing(self._session.partials()) as partials:
             async for partial in partials:
                 if self.turn is not None and partial.text:
                     self._tell(PartialHeard(self.turn, partial.text, units(partial.text[: partial.stable])))

@@ -85,7 +85,7 @@ async def test_partials_grow_and_keep_their_promise(engine: PocketsphinxAsr) -> 
     async with opened(engine) as session, anyio.create_task_group() as tasks:
 
         async def follow() -> None:
-            async with aclosing(session.partials()) as partials:  # type: ignore[type-var]
+            async with aclosing(session.partials()) as partials:
                 seen.extend([partial async for partial in partials])
 
         tasks.start_soon(follow)
@@ -217,7 +217,7 @@ async def test_an_answer_is_never_waited_for_longer_than_allowed(way: signal.Sig
     """A worker that is gone or stands still: the text known so far is the answer."""
     hasty = PocketsphinxSettings(backlog_s=30.0, answer_s=0.1)
     async with hasty.load() as engine, opened(engine) as session:
-        async with aclosing(session.partials()) as partials:  # type: ignore[type-var]
+        async with aclosing(session.partials()) as partials:
             await push(session, turn(say("rms", SENTENCES[4])))
             known = await anext(partials)
             while SENTENCES[4].split()[-1] not in known.text:

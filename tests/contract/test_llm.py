@@ -53,7 +53,7 @@ async def test_a_reply_can_be_closed_at_any_point(llm: Llm) -> None:
         reply = llm.reply(asked("hello"), MIA)
         for _ in range(pieces):
             await anext(reply)
-        await reply.aclose()  # type: ignore[attr-defined]
+        await reply.aclose()
         with pytest.raises(StopAsyncIteration):
             await anext(reply)
 

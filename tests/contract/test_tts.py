@@ -97,7 +97,7 @@ async def test_closing_early_leaves_the_next_clause_alone(voice: Tts) -> None:
     for _ in range(3):
         pieces = voice.say(clause("Never mind this one. " * 20), Voice())
         assert (await anext(pieces)).samples
-        await pieces.aclose()  # type: ignore[attr-defined]
+        await pieces.aclose()
     again = await hear(voice, clause(TEXT))
     assert said(again) == said(alone)
     assert spoken(again) == spoken(alone)

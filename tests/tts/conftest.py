@@ -37,7 +37,7 @@ def clause(text: str, language: str = "en", raw: str | None = None) -> Clause:
 
 
 async def hear(tts: Tts, what: Clause, voice: Voice | None = None) -> list[Speech]:
-    async with aclosing(tts.say(what, voice or Voice())) as pieces:  # type: ignore[type-var]
+    async with aclosing(tts.say(what, voice or Voice())) as pieces:
         return [piece async for piece in pieces]
 
 
