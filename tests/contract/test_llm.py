@@ -13,13 +13,16 @@ from server.core.protocols import Llm
 from server.llm.openai_compatible import OpenAiSettings
 from server.llm.scripted import ScriptedSettings
 from tests.fakes.llm_server import llm_server, says
+from tests.fakes.providers import FakeLlm
 
 MIA = Persona(name="Mia")
 
 
-@pytest.fixture(params=["scripted", "openai"])
+@pytest.fixture(params=["scripted", "openai", "fake"])
 async def llm(request: pytest.FixtureRequest) -> AsyncIterator[Any]:
-    if request.param == "scripted":
+    if request.param == "fake":
+        yield FakeLlm([["Good evening,", 0.02, "my friend."]])
+    elif request.param == "scripted":
         async with ScriptedSettings().load() as engine:
             yield engine
     else:
@@ -81,6 +84,7 @@ async def test_warming_may_be_repeated(llm: Llm) -> None:
         await llm.warm()
 
 
+@pytest.mark.parametrize("llm", ["scripted", "openai"], indirect=True)
 async def test_it_says_where_the_words_go(llm: Any) -> None:
     assert llm.where
     assert llm.leaves_machine is False

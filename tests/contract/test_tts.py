@@ -9,6 +9,7 @@ import pytest
 from server.core.errors import StageError
 from server.core.media import VISEMES, Voice
 from server.core.protocols import Tts
+from tests.fakes.providers import FakeTts
 from tests.tts.conftest import clause, hear, peak, said, seconds, spoken, timeline
 from tts.espeak import EspeakSettings
 from tts.flite import FliteSettings
@@ -18,8 +19,11 @@ from tts.tone import ToneSettings
 TEXT = "Well, I think that this is a rather good question; let me see."
 
 
-@pytest.fixture(params=["tone", "beeps", "flite", "espeak", "routed"])
+@pytest.fixture(params=["tone", "beeps", "flite", "espeak", "routed", "fake"])
 async def voice(request: pytest.FixtureRequest) -> AsyncIterator[Tts]:
+    if request.param == "fake":
+        yield FakeTts()
+        return
     settings = {
         "tone": [ToneSettings()],
         "beeps": [ToneSettings(beep_s=0.1, pause_s=0.3)],

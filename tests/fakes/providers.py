@@ -1,29 +1,31 @@
 """Scripted stand-ins at the seams, for tests on virtual time; the contract tests run on them too."""
 
-from collections.abc import AsyncGenerator, AsyncIterator, Sequence
-from dataclasses import dataclass, field
+from collections.abc import AsyncGenerator, Sequence
+from dataclasses import dataclass, field, replace
 
 import anyio
 import numpy as np
 
+from server.core.clock import MediaClock
 from server.core.errors import StageError
 from server.core.history import History
 from server.core.media import (
+    FRAME_SAMPLES,
     MEDIA_RATE,
     MIC_FRAME_BYTES,
     MIC_FRAME_SAMPLES,
+    AvatarInfo,
     Clause,
     EncodedFrame,
     MicFrame,
     Persona,
-    Phone,
     Samples,
     Speech,
     Token,
     Transcript,
     Voice,
-    Word,
 )
+from tts.tone import Tone, ToneSettings
 
 # Loud and restless, as a voice is: steady sound is no speech to the voice gate.
 VOICED = tuple(
@@ -32,6 +34,7 @@ VOICED = tuple(
 )
 QUIET = bytes(MIC_FRAME_BYTES)
 FRAME_S = 0.02
+LEAD_S = 0.05  # how long before it is due a picture is painted
 
 
 class ScriptedMicrophone:
@@ -64,18 +67,28 @@ class FakeVad:
 
 
 class FakeAsr:
-    """Hears the given texts, one an utterance, a word for every third of a second of voice."""
+    """Opens sessions that hear the given texts."""
 
     languages: Sequence[str] = ("en", "zh")
+
+    def __init__(self, *texts: str, answer_s: float = 0.02) -> None:
+        self._texts = texts
+        self._answer_s = answer_s
+
+    async def open(self, language: str) -> "FakeAsrSession":
+        return FakeAsrSession(*self._texts, answer_s=self._answer_s)
+
+
+class FakeAsrSession:
+    """Hears the given texts, one an utterance, three words a second of voice."""
 
     def __init__(self, *texts: str, answer_s: float = 0.02) -> None:
         self._texts = list(texts)
         self._answer_s = answer_s
         self._voiced = 0
-        self._send, self._receive = anyio.create_memory_object_stream[Transcript](100)
-
-    async def open(self, language: str) -> "FakeAsr":
-        return self
+        self._partial: Transcript | None = None
+        self._changed = anyio.Event()
+        self._closed = False
 
     def _so_far(self) -> str:
         words = self._texts[0].split() if self._texts else []
@@ -85,33 +98,41 @@ class FakeAsr:
         before = self._so_far()
         self._voiced += pcm16k != QUIET
         if self._so_far() != before:
-            self._send.send_nowait(Transcript(self._so_far(), len(before)))
+            self._partial = Transcript(self._so_far(), len(before))
+            self._changed.set()
 
     async def partials(self) -> AsyncGenerator[Transcript, None]:
-        async for transcript in self._receive:
-            yield transcript
+        while not self._closed:
+            if self._partial is None:
+                self._changed = anyio.Event()
+                await self._changed.wait()
+            else:
+                partial, self._partial = self._partial, None
+                yield partial
 
     async def provisional(self) -> Transcript:
+        text = self._so_far()
         await anyio.sleep(self._answer_s)
-        return Transcript(self._so_far())
+        return Transcript(text)
 
     async def commit(self) -> Transcript:
         text = self._so_far()
-        await anyio.sleep(self._answer_s)
         self._next(bool(text))
+        await anyio.sleep(self._answer_s)
         return Transcript(text, len(text), final=True)
 
     async def drop(self) -> None:
         self._next(False)
 
     def _next(self, heard: bool) -> None:
-        if heard and self._texts:
+        if heard:
             del self._texts[0]
         self._voiced = 0
+        self._partial = None
 
     async def aclose(self) -> None:
-        self._send.close()
-        self._receive.close()
+        self._closed = True
+        self._changed.set()
 
 
 @dataclass
@@ -160,46 +181,93 @@ class FakeTts:
     first_s: float = 0.05
     fails: bool = False
     said: list[str] = field(default_factory=list)
+    closed: int = 0
+    """clauses whose iterator was closed before its end"""
+    _tone: Tone = field(default_factory=lambda: Tone(ToneSettings(rate=MEDIA_RATE, characters_per_s=20)))
     _next: int = 0
 
     async def say(self, clause: Clause, voice: Voice) -> AsyncGenerator[Speech, None]:
-        await anyio.sleep(self.first_s)
-        if self.fails:
-            raise StageError("tts", "tts_broken", "it was asked to fail")
-        self.said.append(clause.text)
-        samples = max(1, len(clause.text)) * MEDIA_RATE // 20
+        ended = False
+        try:
+            await anyio.sleep(self.first_s)
+            if self.fails:
+                ended = True
+                raise StageError("tts", "tts_broken", "it was asked to fail")
+            self.said.append(clause.text)
+            async for piece in self._tone.say(clause, voice):
+                yield replace(piece, pcm=self._ramp(piece.samples)) if any(piece.pcm) else piece
+            ended = True
+        finally:
+            self.closed += not ended
+
+    def _ramp(self, samples: int) -> bytes:
         # Loud throughout, so that trimming leaves it alone; unique, so that a lost sample is noticed.
         ramp = 1000 + (np.arange(self._next, self._next + samples) % 30000)
         self._next += samples
-        words, at = [], 0
-        for word in clause.raw.split():
-            at = clause.raw.index(word, at)
-            end = at + len(word)
-            words.append(Word(at, end, at * samples // len(clause.raw), end * samples // len(clause.raw)))
-            at = end
-        yield Speech(clause, ramp.astype("<i2").tobytes(), MEDIA_RATE, (Phone("a", "aa", 0, samples),), tuple(words))
+        return ramp.astype("<i2").tobytes()
+
+
+@dataclass
+class FakeRenderEngine:
+    """Faces without a picture."""
+
+    avatars: Sequence[AvatarInfo] = (AvatarInfo("nobody", 64, 64, poster=b"\xff\xd8\xff\xd9"),)
+
+    async def open(self, avatar: str, codec: str, origin_s: float) -> "FakeRenderer":
+        if avatar not in [a.name for a in self.avatars]:
+            raise StageError("render", "unknown_avatar", f"there is no avatar {avatar!r}", retryable=False)
+        if codec not in ("H264", "VP8"):
+            raise StageError("render", "unknown_codec", f"video does not come as {codec!r}", retryable=False)
+        return FakeRenderer(origin_s)
 
 
 @dataclass
 class FakeRenderer:
-    """Remembers what it was told."""
+    """Remembers what it was told. Its frames are empty, but come on time and know whose voice is heard."""
 
+    origin_s: float = 0.0
     pushed: list[tuple[Speech, Samples, int]] = field(default_factory=list)
     cuts: list[Samples] = field(default_factory=list)
     keys: int = 0
+    _heard: list[tuple[int, int, int]] = field(default_factory=list)
+    """(first sample, one past the last, generation)"""
+    _key: bool = False
+    _closed: bool = False
+    _changed: anyio.Event = field(default_factory=anyio.Event)
+    _over: anyio.Event = field(default_factory=anyio.Event)
 
     async def push(self, speech: Speech, at: Samples, generation: int) -> None:
         self.pushed.append((speech, at, generation))
+        self._heard.append((at, at + speech.samples, generation))
 
     async def cut(self, at: Samples) -> None:
         self.cuts.append(at)
+        self._heard = [(start, min(end, at), generation) for start, end, generation in self._heard if start < at]
 
-    async def packets(self) -> AsyncIterator[EncodedFrame]:
-        await anyio.sleep_forever()
-        yield EncodedFrame(0, b"", True)
+    async def packets(self) -> AsyncGenerator[EncodedFrame, None]:
+        await self._changed.wait()  # for the first key frame, or the end
+        clock = MediaClock(self.origin_s)
+        index = max(clock.at(anyio.current_time()) // FRAME_SAMPLES, 0)
+        while not self._closed:
+            start = Samples(index * FRAME_SAMPLES)
+            with anyio.move_on_at(clock.due(start) - LEAD_S):
+                await self._over.wait()
+            if self._closed:
+                return
+            key, self._key = self._key, False
+            yield EncodedFrame(index, b"frame", key, self._generation(start), anyio.current_time())
+            index += 1
+
+    def _generation(self, start: int) -> int:
+        heard = [g for first, end, g in self._heard if first < start + FRAME_SAMPLES and end > start]
+        return heard[-1] if heard else 0
 
     def request_key(self) -> None:
         self.keys += 1
+        self._key = True
+        self._changed.set()
 
     async def aclose(self) -> None:
-        pass
+        self._closed = True
+        self._changed.set()
+        self._over.set()
