@@ -1,4 +1,4 @@
-"""`python -m benchmarks [NAME ...]`: response, barge_in, skew, connect, processes; all of them if none is named."""
+"""`python -m benchmarks [NAME ...]`: processes, connect, skew, barge_in, loop_lag, response; all if none is named."""
 
 import argparse
 import asyncio
@@ -13,6 +13,7 @@ BENCHMARKS = {
     "connect": call.connect,
     "skew": call.skew,
     "barge_in": call.barge_in,
+    "loop_lag": call.loop_lag,
     "response": call.response,
 }
 

@@ -78,27 +78,38 @@ def onsets(events: list[dict[str, float]]) -> list[float]:
     return [e["on"] for e in events if "on" in e]
 
 
-async def response(n: int = 40) -> None:
-    """call.response_ms, and call.video_fps and call.cpu over the same call."""
+@asynccontextmanager
+async def questions(n: int, *settings: str) -> AsyncIterator[tuple[Running, Page, list[Utterance]]]:
+    """A call, just begun, in which the person asks `n` questions, eight seconds apart or so."""
     with tempfile.TemporaryDirectory() as folder:
         wav = Path(folder) / "questions.wav"
-        texts = [QUESTIONS[i % len(QUESTIONS)] for i in range(n)]
-        spoken = compose(wav, texts, [6.5] * n, lead_s=4.0)
-        seconds = spoken[-1].end_s + 5.0
-        async with running(*QUIET, "llm.type=scripted", "call.measure_lag=true") as server, page(server, wav) as tab:
+        spoken = compose(wav, [QUESTIONS[i % len(QUESTIONS)] for i in range(n)], [6.5] * n, lead_s=4.0)
+        async with running(*QUIET, "llm.type=scripted", *settings) as server, page(server, wav) as tab:
             await place_call(tab, frames={"strips": None})
-            began, before = time.monotonic(), server.cpu_s()
-            await asyncio.sleep(seconds)
-            after, took = server.cpu_s(), time.monotonic() - began
-            bench = await tab.evaluate("bench")
-            lag = await asyncio.to_thread(_metrics, server)
-        delays = _responses(spoken, bench)
-        spread("call.response_ms", "ms", delays)
-        spread("call.video_fps", "1/s", _speaking_fps(bench))
-        for role in ("server", "render", "others"):
-            value(f"call.cpu.{role}", "CPU s/s", (after[role] - before[role]) / took)
-        spread_of("call.loop_lag_ms", lag)
-    await _idle_lag()
+            yield server, tab, spoken
+
+
+async def response(n: int = 40) -> None:
+    """call.response_ms, and call.video_fps and call.cpu over the same call."""
+    async with questions(n) as (server, tab, spoken):
+        began, before = time.monotonic(), server.cpu_s()
+        await asyncio.sleep(spoken[-1].end_s + 5.0)
+        after, took = server.cpu_s(), time.monotonic() - began
+        bench = await tab.evaluate("bench")
+    spread("call.response_ms", "ms", _responses(spoken, bench))
+    spread("call.video_fps", "1/s", _speaking_fps(bench))
+    for role in ("server", "render", "others"):
+        value(f"call.cpu.{role}", "CPU s/s", (after[role] - before[role]) / took)
+
+
+async def loop_lag(n: int = 8) -> None:
+    """call.loop_lag_ms during a call, and call.loop_lag_idle_ms in a process that does nothing else beside it."""
+    async with questions(n, "call.measure_lag=true") as (server, _, spoken):
+        idle = asyncio.create_task(_idle_lag(spoken[-1].end_s))
+        await asyncio.sleep(spoken[-1].end_s + 3.0)
+        lag = await asyncio.to_thread(_metrics, server)
+    _print_lag("call.loop_lag_ms", lag)
+    _print_lag("call.loop_lag_idle_ms", await idle)
 
 
 def _responses(spoken: list[Utterance], bench: dict[str, Any]) -> list[float]:
@@ -171,7 +182,7 @@ LIT = 128
 COUNTER_BITS = 16
 
 
-async def skew(seconds: int = 45) -> None:
+async def skew(seconds: int = 60) -> None:
     """call.av_skew_ms: the test card's pictures against the beeps they belong to, a figure for each second.
 
     Positive: the picture is late. The card shows its own frame number and, from left to right, when within the
@@ -261,24 +272,24 @@ def _metrics(server: Running) -> dict[str, float]:
     return {name: float(number) for name, _, number in (line.partition(" ") for line in lines)}
 
 
-def spread_of(name: str, metrics: dict[str, float]) -> None:
-    prefix = "visavis_loop_lag_ms_"
-    line: dict[str, object] = {"name": name, "unit": "ms", "n": int(metrics[prefix + "n"])}
-    line |= {p: metrics[prefix + p] for p in ("p50", "p95", "p99")}
-    print(json.dumps(line), flush=True)
-
-
-async def _idle_lag() -> None:
+async def _idle_lag(seconds: float) -> dict[str, float]:
     """The same sleeper in a process that does nothing else: what the machine itself adds."""
     code = (
-        "import anyio; from server.looplag import LoopLag\n"
+        "import anyio, server.looplag\n"
         "async def main():\n"
-        "    lag = LoopLag()\n"
-        "    with anyio.move_on_after(20): await lag.run()\n"
+        "    lag = server.looplag.LoopLag()\n"
+        f"    with anyio.move_on_after({seconds}): await lag.run()\n"
         "    print(*(f'visavis_loop_lag_ms_{k} {v}' for k, v in lag.figures().items()), sep='\\n')\n"
         "anyio.run(main)"
     )
     process = await asyncio.create_subprocess_exec(sys.executable, "-c", code, stdout=asyncio.subprocess.PIPE)
     output, _ = await process.communicate()
     pairs = (line.partition(" ") for line in output.decode().splitlines())
-    spread_of("call.loop_lag_idle_ms", {name: float(number) for name, _, number in pairs})
+    return {name: float(number) for name, _, number in pairs}
+
+
+def _print_lag(name: str, metrics: dict[str, float]) -> None:
+    prefix = "visavis_loop_lag_ms_"
+    line: dict[str, object] = {"name": name, "unit": "ms", "n": int(metrics[prefix + "n"])}
+    line |= {p: metrics[prefix + p] for p in ("p50", "p95", "p99")}
+    print(json.dumps(line), flush=True)

@@ -5,20 +5,26 @@ cd "$(dirname "$0")/.."
 
 fail() { printf '%s\n' "$*" >&2; exit 1; }
 
-python=""
-for candidate in "${PYTHON:-}" python3.13 python3.12 python3.11 python3; do
-  [ -n "$candidate" ] && command -v "$candidate" >/dev/null 2>&1 || continue
-  if "$candidate" -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))' 2>/dev/null; then
+# The newest Python that fits and can make a virtual environment; else say what is missing.
+python="" unable=""
+if [ -n "${PYTHON:-}" ]; then candidates=("$PYTHON"); else candidates=(python3.13 python3.12 python3.11 python3); fi
+for candidate in "${candidates[@]}"; do
+  command -v "$candidate" >/dev/null 2>&1 || continue
+  "$candidate" -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))' 2>/dev/null || continue
+  if "$candidate" -c 'import venv, ensurepip' 2>/dev/null; then
     python=$candidate
     break
   fi
+  unable=${unable:-$candidate}
 done
-[ -n "$python" ] || fail "visavis needs Python 3.11, 3.12 or 3.13, and none was found. Install one (Debian and Ubuntu: apt-get install python3 python3-venv; macOS: brew install python@3.13), or name it: make run PYTHON=/path/to/python3.13"
 
 if ! .venv/bin/python -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))' 2>/dev/null; then
+  if [ -z "$python" ] && [ -n "$unable" ]; then
+    fail "$("$unable" --version) has no venv module. Install it (Debian and Ubuntu: sudo apt-get install python3-venv), then try again."
+  fi
+  [ -n "$python" ] ||
+    fail "visavis needs Python 3.11, 3.12 or 3.13, and found none here. Install one (Debian and Ubuntu: sudo apt-get install python3 python3-venv; macOS: brew install python@3.13), or name it: make run PYTHON=/path/to/python3.13"
   rm -rf .venv
-  "$python" -c 'import venv, ensurepip' 2>/dev/null ||
-    fail "$("$python" --version) has no venv module. Install it (Debian and Ubuntu: apt-get install python3-venv), then try again."
   echo "Making .venv with $("$python" --version) ..."
   "$python" -m venv .venv
 fi
