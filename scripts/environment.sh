@@ -32,7 +32,7 @@ fi
 pip() { .venv/bin/python -m pip --disable-pip-version-check "$@"; }
 quietly() { "$@" >.venv/install.log 2>&1 || { tail -n 15 .venv/install.log >&2; return 1; }; }
 
-echo "Installing the light core (no torch; about 300 MB the first time) ..."
+echo "Installing the light core (no torch; some 500 MB on disk) ..."
 # Wheels only: a missing wheel must be said in a sentence, not by a compiler.
 .venv/bin/python scripts/requirements.py >.venv/requirements.txt
 quietly pip install --only-binary :all: -r .venv/requirements.txt ||

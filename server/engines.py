@@ -86,11 +86,11 @@ async def load_engines(config: Config, local: bool = False) -> AsyncIterator[Eng
         )
         faces = ", ".join(a.name for a in renderer.avatars)
         choices = [
-            Choice("hear", "webrtcvad", "configured"),
+            Choice("hear", _tag(config.vad), "small and quick, behind an energy gate"),
             asr_choice,
             llm_choice,
             tts_choice,
-            Choice("face", _tag(config.render), f"talking portraits: {faces}"),
+            Choice("face", _tag(config.render), f"offers {faces}"),
         ]
         deaf = await stack.enter_async_context(TextOnlySettings().load())
         yield Engines(vad, asr, deaf, llm, llm_name, tts, renderer, choices)
@@ -113,7 +113,7 @@ async def _asr(config: Config, stack: AsyncExitStack) -> tuple[Asr, Choice]:
     better = 'FunASR understands far more, Chinese too: [asr] type = "funasr"'
     try:
         engine: Asr = await stack.enter_async_context(PocketsphinxSettings().load())
-        return engine, Choice("transcribe", "pocketsphinx", "works offline; English", better=better)
+        return engine, Choice("transcribe", "pocketsphinx", "works offline; English")
     except StageError as error:
         engine = await stack.enter_async_context(TextOnlySettings().load())
         return engine, Choice("transcribe", "none: type instead", error.message, better="pip install pocketsphinx")
