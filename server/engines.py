@@ -110,7 +110,6 @@ async def _asr(config: Config, stack: AsyncExitStack) -> tuple[Asr, Choice]:
     if not isinstance(settings, Auto):
         configured: Asr = await stack.enter_async_context(settings.load())
         return configured, Choice("transcribe", _tag(settings), "configured")
-    better = 'FunASR understands far more, Chinese too: [asr] type = "funasr"'
     try:
         engine: Asr = await stack.enter_async_context(PocketsphinxSettings().load())
         return engine, Choice("transcribe", "pocketsphinx", "works offline; English")
