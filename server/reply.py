@@ -21,6 +21,7 @@ log = logging.getLogger(__name__)
 CLAUSES_AHEAD = 3  # the voice is faster than speech; more would only have to be thrown away at a barge-in
 PIECES_AHEAD = 4
 QUEUED_LIMIT = 20 * MEDIA_RATE  # samples of voice made ahead of being heard
+WAIT_S = 0.1  # at least, for room: a voice that is held or paused grows no shorter
 
 
 @dataclass(slots=True)
@@ -140,7 +141,7 @@ class Reply:
             async for piece in pieces:
                 # Made far ahead, it would only have to be thrown away; what is heard meanwhile makes room.
                 while (ahead := self._queued() - QUEUED_LIMIT) > 0:
-                    await anyio.sleep(ahead / MEDIA_RATE)
+                    await anyio.sleep(max(ahead / MEDIA_RATE, WAIT_S))
                 self._place(self, piece)
                 self.voiced = True
 

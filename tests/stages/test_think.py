@@ -244,9 +244,12 @@ async def test_words_to_say_are_said_as_they_are() -> None:
     send, receive = anyio.create_memory_object_stream[Clause](10)
     marks, unspoken = Marks(1), list[str]()
     async with receive:
-        await recite("Exactly these words, my friend. And these. 😀", "en", send, marks, unspoken.append)
+        await recite(
+            "Exactly these words, my friend. These too:\n```\nx = 1\n```", "en", send, marks, unspoken.append
+        )
         clauses = [clause async for clause in receive]
     assert [clause.index for clause in clauses] == list(range(len(clauses)))
-    assert " ".join(clause.text for clause in clauses) == "Exactly these words, my friend. And these."
-    assert "".join(clause.raw for clause in clauses) + unspoken[0] == "Exactly these words, my friend. And these. 😀"
+    assert " ".join(clause.text for clause in clauses) == "Exactly these words, my friend. These too:"
+    assert unspoken == ["```\nx = 1\n```"]
+    assert "".join(clause.raw for clause in clauses) == "Exactly these words, my friend. These too:\n"
     assert "clause" in marks.times
