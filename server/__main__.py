@@ -2,31 +2,34 @@
 
 import argparse
 import logging
+import os
 import shutil
 import signal
 import sys
 import textwrap
 import time
 from collections.abc import Sequence
+from contextlib import AsyncExitStack
 from pathlib import Path
 
-import anyio
+from server.core.errors import VisavisError
 
 STARTED = time.monotonic()
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Returns the exit status: 0, or 1 after a sentence that says what was wrong."""
-    options = _parser().parse_args(arguments)
-    logging.basicConfig(
-        level=logging.DEBUG if options.verbose else logging.WARNING,
-        format="%(asctime)s %(levelname)s %(name)s: %(message)s",
-    )
-    # Imported late, so that `--help` and mistakes on the command line answer at once.
-    from server.core.errors import VisavisError
-
+    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+        signal.signal(signal.SIGINT, signal.SIG_DFL)  # Ctrl-C while still importing: no traceback, there is no worker
     try:
+        _open_standard_streams()
+        options = _parser().parse_args(arguments)
+        logging.basicConfig(
+            level=logging.DEBUG if options.verbose else logging.WARNING,
+            format="%(asctime)s %(levelname)s %(name)s: %(message)s",
+        )
         if options.command == "doctor":
+            # Imported late, as all that follows: `--help` and mistakes on the command line answer at once.
             from server.doctor import examine
 
             return examine(options.config, options.set)
@@ -34,13 +37,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except VisavisError as error:
         print(f"visavis: {error.message}", file=sys.stderr)
         return 1
-    except KeyboardInterrupt:
-        return 130
+    except BrokenPipeError:  # `visavis doctor | head -1`
+        _discard_output()
+        return 1
 
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="visavis", description="A video call with an AI face, on your own machine.")
-    parser.add_argument("--verbose", action="store_true", help="log what happens inside")
+    verbose = "log what happens inside"
+    parser.add_argument("--verbose", action="store_true", help=verbose)
     commands = parser.add_subparsers(dest="command", required=True)
     serve = commands.add_parser("serve", help="serve the page and the calls")
     doctor = commands.add_parser("doctor", help="say what works here, what is missing, and how to get it")
@@ -51,6 +56,8 @@ def _parser() -> argparse.ArgumentParser:
         command.add_argument(
             "--set", action="append", default=[], metavar="PATH=VALUE", help="one setting, as in turns.endpoint_s=0.6"
         )
+        # Suppressed where it is not given: a default here would undo a --verbose before the command.
+        command.add_argument("--verbose", action="store_true", default=argparse.SUPPRESS, help=verbose)
     serve.add_argument("--host", help="address to listen on (http.host)")
     serve.add_argument("--port", type=int, help="port to listen on (http.port); 0: any free one")
     serve.add_argument("--local", action="store_true", help="refuse whatever sends words or voice to another machine")
@@ -58,6 +65,10 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _serve(options: argparse.Namespace) -> int:
+    import asyncio
+
+    import anyio
+
     from server.config import load_config
 
     assignments = list(options.set)
@@ -72,18 +83,30 @@ def _serve(options: argparse.Namespace) -> int:
         from server.engines import load_engines
 
         stop = anyio.Event()
+        loading = anyio.CancelScope()
+
+        def end() -> None:
+            stop.set()
+            loading.cancel()
+
+        for number in (signal.SIGINT, signal.SIGTERM):
+            asyncio.get_running_loop().add_signal_handler(number, end)
         with listen(config) as listener:
-            async with load_engines(config, options.local) as engines:
-                print(table([(c.stage, c.provider, c.why, c.where, c.better) for c in engines.choices]))
+            async with AsyncExitStack() as stack:
+                with loading:
+                    engines = await stack.enter_async_context(load_engines(config, options.local))
+                if not stop.is_set():
+                    _print(table([(c.stage, c.provider, c.why, c.where, c.better) for c in engines.choices]))
 
-                def ready(address: str) -> None:
-                    seconds = time.monotonic() - STARTED
-                    print(f"\nReady after {seconds:.1f} s. Open {address} and talk. Ctrl-C ends it.", flush=True)
+                    def ready(address: str) -> None:
+                        seconds = time.monotonic() - STARTED
+                        _print(f"\nReady after {seconds:.1f} s. Open {address} and talk. Ctrl-C ends it.")
 
-                async with anyio.create_task_group() as tasks:
-                    tasks.start_soon(_stop_on_signal, stop)
                     await serve(config, engines, listener, stop, ready)
-                    tasks.cancel_scope.cancel()
+        # Everything has ended by now, but for threads that wait for the resolver's answer: they cannot be told to
+        # stop, and asyncio would wait for them, with a dead name server for half a minute.
+        logging.shutdown()
+        os._exit(0)
 
     # Another thread's turn at the interpreter delays a packet by as long; 5 ms is Python's own interval.
     sys.setswitchinterval(0.0005)
@@ -91,11 +114,28 @@ def _serve(options: argparse.Namespace) -> int:
     return 0
 
 
-async def _stop_on_signal(stop: "anyio.Event") -> None:
-    with anyio.open_signal_receiver(signal.SIGINT, signal.SIGTERM) as signals:
-        async for _ in signals:
-            stop.set()
-            return
+def _open_standard_streams() -> None:
+    """Takes the numbers 0 to 2 where they are closed: a socket that got one would be sent what a library prints."""
+    for number in range(3):
+        try:
+            os.fstat(number)
+        except OSError:
+            os.set_inheritable(os.open(os.devnull, os.O_RDWR), True)  # the lowest free number is this one
+
+
+def _print(text: str) -> None:
+    """A server goes on when whoever read its output has gone."""
+    try:
+        print(text, flush=True)
+    except OSError:
+        _discard_output()
+
+
+def _discard_output() -> None:
+    """What is still in the buffer goes nowhere, instead of breaking the pipe again at the exit."""
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, sys.stdout.fileno())
+    os.close(nowhere)
 
 
 def table(rows: Sequence[Sequence[str]]) -> str:

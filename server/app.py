@@ -1,5 +1,6 @@
 """The HTTP surface: signalling, tokens, the page, health and metrics."""
 
+import errno
 import hmac
 import json
 import logging
@@ -79,6 +80,7 @@ class Server:
         self._calls: dict[str, Call] = {}
         self._secrets: dict[str, Secret] = {}
         self._ended = anyio.Event()
+        self._closing = False
         self._started = time.time()
         self._lag = LoopLag()
         self._counts = {"calls_total": 0, "calls_refused_total": 0, "calls_failed_total": 0}
@@ -110,6 +112,8 @@ class Server:
 
     async def _begin(self, request: web.Request) -> web.Response:
         sdp, session = await self._read_offer(request)
+        if self._closing:
+            raise RequestError(503, "closing", "The server is being stopped. Please try again in a moment.")
         offer = parse_offer(sdp)
         persona, avatar, greet = self._choose(session)
         if len(self._calls) >= self._config.call.max_calls:
@@ -128,7 +132,9 @@ class Server:
             headers={"Location": f"/v1/realtime/calls/{call.id}"},
         )
 
-    def hang_up_all(self, reason: str) -> None:
+    def close(self, reason: str) -> None:
+        """Hang up every call; no other begins."""
+        self._closing = True
         for call in self._calls.values():
             call.hang_up(reason)
 
@@ -389,11 +395,17 @@ def listen(config: Config) -> socket.socket:
     try:
         family = socket.AF_INET6 if ":" in host else socket.AF_INET
         return socket.create_server((host, port), family=family, backlog=128)
+    except OverflowError:
+        raise ConfigError(f"http.port is {port}; it must lie between 0 and 65535.") from None
     except OSError as error:
-        raise ConfigError(
-            f"Cannot listen on {host}:{port}: {error.strerror or error}. "
-            "Is another visavis running? --port 0 takes any free port."
-        ) from None
+        reason = (error.strerror or str(error)).partition(" (while")[0]
+        if error.errno == errno.EADDRINUSE:
+            hint = "Is another visavis running? --port 0 takes any free port."
+        elif error.errno == errno.EACCES:
+            hint = "Ports below 1024 are the administrator's; choose another with --port."
+        else:
+            hint = "http.host must be an address of this machine."
+        raise ConfigError(f"Cannot listen on {host}:{port}: {reason}. {hint}") from None
 
 
 async def serve(
@@ -410,7 +422,7 @@ async def serve(
             host, port = listener.getsockname()[:2]
             ready(f"http://{f'[{host}]' if ':' in host else host}:{port}")
             await stop.wait()
-            server.hang_up_all("shutdown")
+            server.close("shutdown")
             with anyio.move_on_after(CLOSING_S):
                 await server.empty()
         finally:

@@ -14,7 +14,10 @@ from server.app import listen
 from server.asr.pocketsphinx import PocketsphinxSettings
 from server.config import Config, load_config
 from server.core.errors import StageError, VisavisError
+from server.engines import tag
 from server.llm.discover import discover
+from server.llm.openai_compatible import OpenAiSettings
+from server.providers import Auto
 from tts.espeak import EspeakSettings
 from tts.flite import FliteSettings
 
@@ -39,20 +42,37 @@ async def _examine(config: Config) -> int:
     addresses = config.ice.listening_on(config.http.host).addresses
     _tell(True, "calls are offered at", ", ".join(addresses) or "every address of this machine")
 
-    await _try("transcribe: pocketsphinx", PocketsphinxSettings().load(), "without it the call runs on text input")
+    if isinstance(config.asr, Auto):
+        await _try(
+            "transcribe: pocketsphinx", PocketsphinxSettings().load(), "without it the call runs on text input"
+        )
+    else:
+        works &= await _try(f"transcribe: {tag(config.asr)}", config.asr.load(), 'asr.type = "auto" goes on without')
+    works &= await _think(config)
+    if isinstance(config.tts, Auto):
+        voices = [
+            await _try("speak: flite", FliteSettings().load(), "apt-get install libflite1 brings it"),
+            await _try("speak: espeak-ng", EspeakSettings().load(), "pip install espeakng-loader brings it"),
+        ]
+    else:
+        voices = [await _try(f"speak: {tag(config.tts)}", config.tts.load(), 'tts.type = "auto" takes what there is')]
+    face = await _try("face", config.render.load(), "the face is part of the project: reinstall it")
+    works &= any(voices) and face
+    print("\nvisavis serve works here." if works else "\nvisavis serve does not work here yet; see above.")
+    return 0 if works else 1
+
+
+async def _think(config: Config) -> bool:
+    """Whether a language model is there, if one is configured; `auto` always works: without any, a script answers."""
+    if not isinstance(config.llm, Auto):
+        where = f", {config.llm.address}" if isinstance(config.llm, OpenAiSettings) else ""
+        return await _try(f"think: {tag(config.llm)}{where}", config.llm.load(), "see [llm] in configs/default.toml")
     found = await discover(os.environ)
     if found.settings is not None:
         _tell(True, "think: language model", f"{found.settings.model} at {found.settings.base_url}")
     else:
         _tell(False, "think: language model", f"{found.reason}; to get one, {found.how}")
-    voices = [
-        await _try("speak: flite", FliteSettings().load(), "apt-get install libflite1 brings it"),
-        await _try("speak: espeak-ng", EspeakSettings().load(), "pip install espeakng-loader brings it"),
-    ]
-    face = await _try("face", config.render.load(), "the face is part of the project: reinstall it")
-    works = works and any(voices) and face
-    print("\nvisavis serve works here." if works else "\nvisavis serve does not work here yet; see above.")
-    return 0 if works else 1
+    return True
 
 
 async def _try(name: str, manager: AbstractAsyncContextManager[Any], otherwise: str) -> bool:

@@ -1,21 +1,23 @@
 """Loads each shared engine once, chooses where the configuration says `auto`, and says why."""
 
-import asyncio
 import logging
 import os
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Coroutine, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
+from urllib.parse import urlsplit
+
+import anyio
 
 from server.asr.pocketsphinx import PocketsphinxSettings
 from server.asr.textonly import TextOnlySettings
 from server.config import Config
-from server.core.errors import ConfigError, StageError
+from server.core.errors import ConfigError, StageError, VisavisError
 from server.core.media import AvatarInfo, Persona
 from server.core.protocols import Asr, Llm, RenderEngine, Tts, Vad
 from server.llm.discover import discover
-from server.llm.openai_compatible import OpenAiSettings
+from server.llm.openai_compatible import OpenAiSettings, is_local
 from server.llm.scripted import ScriptedSettings
 from server.providers import Auto
 from server.workers.process import live_workers
@@ -78,6 +80,8 @@ async def load_engines(config: Config, local: bool = False) -> AsyncIterator[Eng
     local: refuse whatever sends words or voice to another machine.
     Raises ConfigError or StageError with a sentence that says what to do.
     """
+    if local:
+        _refuse_leaving(config)
     async with AsyncExitStack() as stack:
         vad = await stack.enter_async_context(config.vad.load())
         # Started side by side: most of the time each of them waits for a process to come up.
@@ -96,11 +100,32 @@ async def load_engines(config: Config, local: bool = False) -> AsyncIterator[Eng
         yield Engines(vad, asr, deaf, llm, llm_name, tts, renderer, choices)
 
 
-async def _gather(*coroutines: Any) -> Any:
-    """All results, or the first failure after the others have come to rest."""
-    results = await asyncio.gather(*coroutines, return_exceptions=True)
+def _refuse_leaving(config: Config) -> None:
+    """Before anything is loaded: to load may be to contact. Raises ConfigError."""
+    if isinstance(config.llm, OpenAiSettings) and not is_local(config.llm.address):
+        host = urlsplit(config.llm.address).hostname
+        raise ConfigError(f"llm.base_url is on another machine, {host}; --local forbids that.")
+    for server in config.ice.ice_servers:
+        for url in server.urls:
+            if not is_local(url.partition(":")[2]):
+                raise ConfigError(f"ice.ice_servers names another machine, {url}; --local forbids that.")
+
+
+async def _gather(*coroutines: Coroutine[Any, Any, Any]) -> list[Any]:
+    """All results, or the first's failure after the others have come to rest."""
+    results: list[Any] = [None] * len(coroutines)
+
+    async def run(i: int, coroutine: Coroutine[Any, Any, Any]) -> None:
+        try:
+            results[i] = await coroutine
+        except VisavisError as error:
+            results[i] = error
+
+    async with anyio.create_task_group() as tasks:
+        for i, coroutine in enumerate(coroutines):
+            tasks.start_soon(run, i, coroutine)
     for result in results:
-        if isinstance(result, BaseException):
+        if isinstance(result, VisavisError):
             raise result
     return results
 
@@ -130,8 +155,6 @@ async def _llm(config: Config, stack: AsyncExitStack, local: bool) -> tuple[Llm,
         why = "configured"
     if isinstance(settings, OpenAiSettings):
         engine = await stack.enter_async_context(settings.load())
-        if local and engine.leaves_machine:
-            raise ConfigError(f"The language model is {engine.where}, another machine; --local forbids that.")
         where = engine.where if engine.leaves_machine else "here"
         return engine, engine.model, Choice("think", f"openai: {engine.model}", why, where)
     scripted = await stack.enter_async_context(settings.load())

@@ -94,10 +94,15 @@ class OpenAiSettings(
     def __repr__(self) -> str:
         return f"OpenAiSettings(base_url={self.base_url!r}, model={self.model!r})"  # never the key
 
+    @property
+    def address(self) -> str:
+        """The URL that requests go to."""
+        return self.base_url or os.environ.get("OPENAI_BASE_URL", "").strip() or OPENAI_URL
+
     @asynccontextmanager
     async def load(self) -> AsyncIterator["OpenAiLlm"]:
         """One client for the whole process. Raises StageError if no model is named."""
-        base_url = self.base_url or os.environ.get("OPENAI_BASE_URL", "").strip() or OPENAI_URL
+        base_url = self.address
         api_key = self.api_key or ("" if self.base_url else os.environ.get("OPENAI_API_KEY", "").strip())
         model = self.model or os.environ.get("OPENAI_MODEL", "").strip()
         if not model:

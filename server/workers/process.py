@@ -39,6 +39,8 @@ Inbound = TypeVar("Inbound")
 SEND_BACKLOG = 8 * 1024 * 1024  # bytes waiting in the socket: a worker that stopped reading is hung
 RESTART_DELAYS_S = (0.0, 0.2, 0.5, 1.0)  # after failures in a row; a run of 10 s counts as a success
 HEALTHY_AFTER_S = 10.0
+UNREADY_DELAY_S = 5.0  # for one that was ready once and now ends each time before it is ready again
+START_ATTEMPTS = 3  # of one that was never ready
 
 
 _live: "weakref.WeakSet[Worker[Any, Any]]" = weakref.WeakSet()
@@ -143,6 +145,9 @@ class Worker(Generic[Outbound, Inbound]):
         self._writer: asyncio.StreamWriter | None = None
         self._ready = anyio.Event()
         self._refused: str | None = None
+        self._greeted = False  # whether this incarnation said that it is ready
+        self._ever_greeted = False
+        self._ended = ""  # how the last incarnation ended
         self._supervisor: asyncio.Task[None] | None = None
         self._answered = 0.0
 
@@ -203,16 +208,27 @@ class Worker(Generic[Outbound, Inbound]):
         writer.write(pack(self._encoder, number, message))
 
     async def _supervise(self) -> None:
-        failures = 0
+        failures = unready = 0  # in a row: short lives, and those that ended before they were ready
         while True:
             began = anyio.current_time()
-            await self._run()
+            self._greeted = False
+            try:
+                await self._run()
+            except Exception:  # no process can be had; whatever it is, it is tried again
+                log.exception("%s cannot be run", self.name)
+            failures = 0 if anyio.current_time() - began > HEALTHY_AFTER_S else failures + 1
+            unready = 0 if self._greeted else unready + 1
+            if self._refused is None and not self._ever_greeted and unready >= START_ATTEMPTS:
+                self._refused = (
+                    f"{self.name} was not ready: it ended {unready} times while it started ({self._ended})."
+                )
             if self._refused is not None:
                 self._ready.set()
                 return
-            failures = 0 if anyio.current_time() - began > HEALTHY_AFTER_S else failures + 1
             delay = RESTART_DELAYS_S[min(failures, len(RESTART_DELAYS_S)) - 1] if failures else 0.0
-            log.warning("%s ended; starting it again", self.name)
+            if unready > START_ATTEMPTS:
+                delay = UNREADY_DELAY_S
+            log.warning("%s ended (%s); starting it again", self.name, self._ended)
             await anyio.sleep(delay)
 
     async def _run(self) -> None:
@@ -224,8 +240,13 @@ class Worker(Generic[Outbound, Inbound]):
             with theirs:
                 environment = {**os.environ, **self._environment, FD_VARIABLE: str(theirs.fileno())}
                 # Popen forks or spawns within a millisecond or two; a thread would cost as much.
+                # A group of its own: Ctrl-C in the terminal is the server's to handle, from the first moment on.
                 process = subprocess.Popen(  # noqa: ASYNC220
-                    self._command, pass_fds=[theirs.fileno()], env=environment, stdin=subprocess.DEVNULL
+                    self._command,
+                    pass_fds=[theirs.fileno()],
+                    env=environment,
+                    stdin=subprocess.DEVNULL,
+                    process_group=0,
                 )
             self.pid = process.pid
             self.incarnation += 1
@@ -236,14 +257,18 @@ class Worker(Generic[Outbound, Inbound]):
                 tasks.start_soon(self._watch, writer)
                 while (body := await read_frame(reader)) is not None:
                     self._answered = anyio.current_time()
-                    number, message = self._decoder.decode(body)
+                    try:
+                        number, message = self._decoder.decode(body)
+                    except msgspec.DecodeError as error:
+                        log.error("%s said what nobody understands: %s", self.name, error)
+                        break
                     self._take(number, message)
                     if self._refused is not None:
                         break
                 tasks.cancel_scope.cancel()
         finally:
             self._writer = None
-            if self._refused is None:
+            if self._refused is None and self._ready.is_set():  # who waits already goes on waiting
                 self._ready = anyio.Event()
             for session in list(self._sessions.values()):
                 session._lose(f"{self.name} ended unexpectedly")
@@ -254,10 +279,12 @@ class Worker(Generic[Outbound, Inbound]):
             if process is not None:
                 with anyio.CancelScope(shield=True):
                     await _end(process)
+                self._ended = _fate(process.returncode)
 
     def _take(self, number: int, message: Inbound | Control) -> None:
         if isinstance(message, Hello):
             self.about = message.about
+            self._greeted = self._ever_greeted = True
             self._ready.set()
         elif isinstance(message, Refused):
             self._refused = message.message
@@ -267,8 +294,13 @@ class Worker(Generic[Outbound, Inbound]):
             session._deliver(message)
 
     async def _watch(self, writer: asyncio.StreamWriter) -> None:
-        """Ask whether it is alive; a worker that does not answer is ended. Loading is not asked about."""
-        await self._ready.wait()
+        """Ask whether it is alive; a worker that does not answer is ended. Loading has a limit of its own."""
+        with anyio.move_on_after(self._ready_s) as loading:
+            await self._ready.wait()
+        if loading.cancelled_caught:
+            log.error("%s was not ready after %.0f s; it is ended", self.name, self._ready_s)
+            writer.transport.abort()
+            return
         self._answered = anyio.current_time()
         while True:
             await anyio.sleep(1.0)
@@ -290,6 +322,14 @@ async def _end(process: "subprocess.Popen[bytes]") -> None:
     await anyio.to_thread.run_sync(process.wait)
 
 
+def _fate(status: int) -> str:
+    """A process's exit status in words."""
+    try:
+        return f"exit status {status}" if status >= 0 else signal.Signals(-status).name
+    except ValueError:  # a real-time signal
+        return f"signal {-status}"
+
+
 def ignore_interrupts() -> None:
-    """For a worker's first line: Ctrl-C in the terminal is the server's to handle."""
+    """For a worker's first line: an interrupt is the server's to handle."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
