@@ -43,9 +43,7 @@ async def _examine(config: Config) -> int:
     _tell(True, "calls are offered at", ", ".join(addresses) or "every address of this machine")
 
     if isinstance(config.asr, Auto):
-        await _try(
-            "transcribe: pocketsphinx", PocketsphinxSettings().load(), "without it the call runs on text input"
-        )
+        await _try("transcribe: pocketsphinx", PocketsphinxSettings().load(), "without it calls run on text input")
     else:
         works &= await _try(f"transcribe: {tag(config.asr)}", config.asr.load(), 'asr.type = "auto" goes on without')
     works &= await _think(config)

@@ -90,11 +90,11 @@ async def load_engines(config: Config, local: bool = False) -> AsyncIterator[Eng
         )
         faces = ", ".join(a.name for a in renderer.avatars)
         choices = [
-            Choice("hear", _tag(config.vad), "small and quick, behind an energy gate"),
+            Choice("hear", tag(config.vad), "small and quick, behind an energy gate"),
             asr_choice,
             llm_choice,
             tts_choice,
-            Choice("face", _tag(config.render), f"offers {faces}"),
+            Choice("face", tag(config.render), f"offers {faces}"),
         ]
         deaf = await stack.enter_async_context(TextOnlySettings().load())
         yield Engines(vad, asr, deaf, llm, llm_name, tts, renderer, choices)
@@ -134,7 +134,7 @@ async def _asr(config: Config, stack: AsyncExitStack) -> tuple[Asr, Choice]:
     settings = config.asr
     if not isinstance(settings, Auto):
         configured: Asr = await stack.enter_async_context(settings.load())
-        return configured, Choice("transcribe", _tag(settings), "configured")
+        return configured, Choice("transcribe", tag(settings), "configured")
     try:
         engine: Asr = await stack.enter_async_context(PocketsphinxSettings().load())
         return engine, Choice("transcribe", "pocketsphinx", "works offline; English")
@@ -165,7 +165,7 @@ async def _tts(config: Config, stack: AsyncExitStack) -> tuple[Tts, Choice]:
     settings = config.tts
     if not isinstance(settings, Auto):
         engine: Tts = await stack.enter_async_context(settings.load())
-        return engine, Choice("speak", _tag(settings), "configured")
+        return engine, Choice("speak", tag(settings), "configured")
     engines: list[Tts] = []
     names: list[str] = []
     reasons: list[str] = []
@@ -173,7 +173,7 @@ async def _tts(config: Config, stack: AsyncExitStack) -> tuple[Tts, Choice]:
     for candidate in candidates:
         try:
             engines.append(await stack.enter_async_context(candidate.load()))
-            names.append(_tag(candidate))
+            names.append(tag(candidate))
         except StageError as error:
             reasons.append(error.message)
     if not engines:
@@ -186,5 +186,6 @@ async def _renderer(config: Config, stack: AsyncExitStack) -> RenderEngine:
     return await stack.enter_async_context(config.render.load())
 
 
-def _tag(settings: Any) -> str:
+def tag(settings: Any) -> str:
+    """The `type` of a provider's settings, as configurations write it."""
     return str(settings.__struct_config__.tag)
