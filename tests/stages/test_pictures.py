@@ -123,6 +123,25 @@ async def test_a_key_frame_behind_discarded_ones_is_kept() -> None:
     assert screen.taken(5, 5, 5, 5, 5) == [0, 3, 4, 5, None]
 
 
+async def test_two_replies_may_be_discarded_one_after_the_other() -> None:
+    screen = Screen()
+    await screen.give(frame(0, key=True), frame(1), frame(2, generation=6), frame(3, generation=7))
+    assert screen.taken(0) == [0]
+    screen.pictures.discard(7)
+    screen.pictures.discard(6)
+    await screen.give(frame(4))
+    assert screen.taken(4, 4) == [1, None]
+
+
+async def test_discarding_does_not_forget_what_was_lost_before() -> None:
+    screen = Screen()
+    await screen.give(frame(0, generation=6), frame(1, key=True), frame(2, generation=7))
+    screen.pictures.discard(7)
+    screen.pictures.discard(6)
+    await screen.give(frame(3))
+    assert screen.taken(3, 3) == [1, None]
+
+
 async def test_discarding_leaves_the_next_replies_alone() -> None:
     screen = Screen()
     screen.pictures.discard(5)

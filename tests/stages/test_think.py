@@ -201,6 +201,13 @@ async def test_a_blank_or_a_line_lies_between_the_answer_and_the_excuse(said: st
     assert made.clauses[-1].text in EXCUSE
 
 
+async def test_an_excuse_of_several_clauses_covers_what_was_left_unsaid_once() -> None:
+    slow = StageError("llm", "llm_timeout", "as scripted")
+    made = await thought(model("See:\n```\nx = 1", slow))
+    assert len(made.clauses) == 3
+    assert made.text == f"See:\n```\nx = 1 {phrase('llm_timeout', 'en')}"
+
+
 async def test_a_model_that_breaks_off_while_it_reasons_is_excused_without_its_reasoning() -> None:
     made = await thought(Broken("<think>", "They want to know. Now"))
     assert made.text == EXCUSE
