@@ -31,6 +31,7 @@ from server.core.events import (
     PauseReply,
     PrepareReply,
     ReleaseReply,
+    ReplyFailed,
     ReplyFinished,
     ReplyPrepared,
     ReplyProgressed,
@@ -128,7 +129,7 @@ class Conversation:
         self._reply: Reply | None = None
         self._turns: dict[int, str] = {}
         """turn -> the message that it will become"""
-        self._speech_end_s = 0.0
+        self._speech_end_s = self._soft_end_s = 0.0
         self._caption = ""
         self._captioned: Samples = Samples(0)
         self._progressed: Samples = Samples(0)
@@ -158,25 +159,25 @@ class Conversation:
             async with anyio.create_task_group() as tasks:
                 self._tasks = tasks
                 tasks.start_soon(hear, microphone, vad, VoiceGate(), self._listen, self.happened)
-                tasks.start_soon(transcriber.run, listening)
-                tasks.start_soon(transcriber.follow, self._heard_so_far)
+                tasks.start_soon(self._guarded, "asr", transcriber.run, listening)
+                tasks.start_soon(self._guarded, "asr", transcriber.follow, self._heard_so_far)
                 tasks.start_soon(converse, events, self.taker, self._execute)
                 if renderer is not None:
-                    tasks.start_soon(animate, face, renderer)
-                    tasks.start_soon(self._collect, renderer)
+                    tasks.start_soon(self._guarded, "render", animate, face, renderer)
+                    tasks.start_soon(self._guarded, "render", self.pictures.collect, renderer)
                 else:
                     tasks.start_soon(_discard, face)
                 await beside()
                 tasks.cancel_scope.cancel()
         self._tasks = self._events = self._listening = self._face = self._renderer = None
 
-    async def _collect(self, renderer: Renderer) -> None:
-        """Pictures as they come. A face that fails stands still; the voice goes on."""
+    async def _guarded(self, stage: str, room: Callable[..., Awaitable[None]], *arguments: object) -> None:
+        """A room whose provider fails falls silent or stands still, and the person is told; the call goes on."""
         try:
-            await self.pictures.collect(renderer)
+            await room(*arguments)
         except StageError as error:
-            log.error("the face failed: %s", error.message)
-            self._tell(Problem(error.code, phrase("render", self.persona.language)))
+            log.error("%s failed for good: %s", stage, error.message)
+            self._tell(Problem(error.code, phrase(stage, self.persona.language)))
 
     @property
     def replying(self) -> bool:
@@ -275,6 +276,7 @@ class Conversation:
                 if self._tasks is not None:
                     self._tasks.start_soon(self._llm.warm)
             case TakeProvisional():
+                self._soft_end_s = anyio.current_time()
                 self._listen(order)
             case CommitTurn():
                 self._listen(order)
@@ -369,6 +371,8 @@ class Conversation:
         self._reply = reply
         self._caption = ""
         if order.planned_s is not None:
+            reply.marks.note("soft_end", self._soft_end_s)
+            reply.marks.note("provisional", anyio.current_time())
             self.timeline.hold(order.generation, self._clock.at(order.planned_s + PLAN_MARGIN_S))
         else:
             self.timeline.begin(order.generation)
@@ -474,8 +478,13 @@ class Conversation:
 
     def _failed(self, reply: Reply, error: StageError) -> None:
         log.warning("%s: %s: %s", error.stage, error.code, error.message)
-        if reply is self._reply:
+        if reply is not self._reply:
+            return
+        if reply.released:
             self._tell(Problem(error.code, phrase(error.code, self.persona.language)))
+        else:
+            # Nobody knows of it yet: it is thrown away, and asked for anew when the turn is really over.
+            self.happened(ReplyFailed(reply.generation, error.code))
 
     def _audio_ms(self, at: float) -> int:
         return max(0, round((at - self._clock.origin_s) * 1000))

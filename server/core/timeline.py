@@ -231,15 +231,6 @@ class Timeline:
             unread = min(unread, max(0, reply.end - now))
         return Samples(unread)
 
-    def next_free(self, now: Samples) -> Samples:
-        """Media time at which the next piece would be heard if it came now (and if a paused reply went on now)."""
-        reply = self._reply
-        if reply is None:
-            return Samples(self._soonest(now))
-        if reply.paused:
-            return Samples(self._soonest(now) + reply.made - reply.place)
-        return Samples(self._place_for(reply, now))
-
     # ---- a reply's life ------------------------------------------------------------------------------
 
     def begin(self, generation: int) -> None:

@@ -184,6 +184,14 @@ async def test_speaking_again_before_the_answer_joins_both_turns() -> None:
         assert [text for role, text in stage.texts() if role == "assistant"] == ["It is five."]
 
 
+async def test_a_model_that_fails_while_the_reply_is_held_is_asked_again() -> None:
+    failing: list[str | StageError | float] = [StageError("llm", "llm_unreachable", "as scripted")]
+    async with staged((1.0, 2.4), says=[failing, ["It is late, go to bed."]]) as stage:
+        await stage.until_s(8)
+        assert stage.texts()[-1] == ("assistant", "It is late, go to bed.")
+        assert not stage.told(Problem)
+
+
 @pytest.mark.parametrize("code", ["llm_unreachable", "llm_timeout", "llm_refused"])
 async def test_a_failing_model_is_excused_aloud(code: str) -> None:
     async with staged((1.0, 2.4), says=[[StageError("llm", code, "as scripted")]]) as stage:
@@ -195,7 +203,11 @@ async def test_a_failing_model_is_excused_aloud(code: str) -> None:
 
 
 async def test_a_model_that_dies_in_mid_sentence_is_excused_too() -> None:
-    dying: list[str | StageError | float] = ["The answer to that is", StageError("llm", "llm_broken_off", "scripted")]
+    dying: list[str | StageError | float] = [
+        "The answer to that is",
+        1.0,
+        StageError("llm", "llm_broken_off", "scripted"),
+    ]
     async with staged((1.0, 2.4), says=[dying, ["Fine."]]) as stage:
         await stage.until_s(10)
         assert "The answer to that is" in stage.texts()[1][1]
