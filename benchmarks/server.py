@@ -6,7 +6,7 @@ import re
 import signal
 import sys
 import time
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -57,15 +57,20 @@ class Running:
 
 
 @asynccontextmanager
-async def running(*settings: str, arguments: Sequence[str] = ()) -> AsyncIterator[Running]:
-    """`visavis serve` on a free port with `--set` for each of `settings`; ended on leaving."""
+async def running(
+    *settings: str, arguments: Sequence[str] = (), environment: Mapping[str, str] | None = None
+) -> AsyncIterator[Running]:
+    """`visavis serve` on a free port with `--set` for each of `settings`; ended on leaving.
+
+    environment: variables besides this process's own, of which those of OpenAI are left out.
+    """
     command = [sys.executable, "-m", "server", "serve", "--port", "0", *arguments]
     for setting in settings:
         command += ["--set", setting]
-    environment = {k: v for k, v in os.environ.items() if not k.startswith("OPENAI_")}
+    variables = {k: v for k, v in os.environ.items() if not k.startswith("OPENAI_")} | dict(environment or {})
     began = time.monotonic()
     process = await asyncio.create_subprocess_exec(
-        *command, cwd=ROOT, env=environment, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.STDOUT
+        *command, cwd=ROOT, env=variables, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.STDOUT
     )
     output: list[str] = []
     try:

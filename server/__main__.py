@@ -148,7 +148,10 @@ def table(rows: Sequence[Sequence[str]]) -> str:
     widths = [*fixed, rest, min(rest, max(map(len, columns[3]))), rest]
     lines = []
     for row in [head, *rows]:
-        cells = [textwrap.wrap(cell, width) or [""] for cell, width in zip(row, widths, strict=True)]
+        cells = [
+            textwrap.wrap(cell, width, break_on_hyphens=False) or [""]
+            for cell, width in zip(row, widths, strict=True)
+        ]
         for i in range(max(map(len, cells))):
             parts = [(c[i] if i < len(c) else "").ljust(w) for c, w in zip(cells, widths, strict=True)]
             lines.append("  ".join(parts).rstrip())

@@ -15,7 +15,7 @@ from typing import Any, Generic, TypeVar
 import aioice.ice
 import aiortc
 from aioice.candidate import Candidate, candidate_foundation, candidate_priority
-from aiortc import RTCRtpReceiver, RTCRtpSender, RTCRtpTransceiver, clock
+from aiortc import RTCRtpReceiver, RTCRtpSender, RTCRtpTransceiver, RTCSctpTransport, clock
 from aiortc.rtp import RTCP_PSFB_APP, RTP_HISTORY_SIZE, AnyRtcpPacket, RtcpPsfbPacket, RtcpSrPacket, RtpPacket
 
 if not aiortc.__version__.startswith("1.16."):
@@ -38,6 +38,8 @@ KEY_GAP_S = 0.5
 """NACKs that cannot be answered are repeated for as long as the picture is broken; one key frame mends it"""
 SOCKET_BUFFER = 1 << 20
 """bytes asked for as receive buffer, as aioice does"""
+UNASSEMBLED_BYTES = 2 << 20
+"""parts of messages that may wait for the rest: twice the window that aiortc announces"""
 
 
 def _wrap(owner: object, name: str, make: Callable[[Any], Any]) -> None:
@@ -360,3 +362,30 @@ def hear_datagrams(connection: aioice.ice.Connection, heard: Callable[[], None])
 
     for protocol in connection._protocols:
         _wrap(protocol, "datagram_received", listening)
+
+
+# ---- the data channel ------------------------------------------------------------------------------
+
+
+def drop_bad_messages(sctp: RTCSctpTransport) -> None:
+    """A text that is not UTF-8, or a channel opened twice, must not end the call; endless messages must.
+
+    aiortc lets the exception of one message end the task that receives everything, media too, and keeps the parts
+    of unfinished messages without a limit.
+    """
+    window = sctp._advertised_rwnd
+
+    def make(handle: Callable[[bytes], Awaitable[None]]) -> Callable[[bytes], Awaitable[None]]:
+        async def handle_carefully(data: bytes) -> None:
+            try:
+                await handle(data)
+            except ConnectionError:
+                raise
+            except Exception as error:
+                log.warning("a message of the peer was dropped: %r", error)
+            if window - sctp._advertised_rwnd > UNASSEMBLED_BYTES:
+                raise ConnectionError("the peer sends messages without an end")
+
+        return handle_carefully
+
+    _wrap(sctp, "_handle_data", make)

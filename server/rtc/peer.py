@@ -202,6 +202,8 @@ class Peer:
                 aiortc_fixes.report_media_time(transceiver.sender, wall_origin_s, VIDEO_RATE)
                 aiortc_fixes.hear_key_requests(transceiver.sender, self._video.request_key)
             aiortc_fixes.ignore_bitrate_estimates(transceiver)
+        if pc.sctp is not None:
+            aiortc_fixes.drop_bad_messages(pc.sctp)
         ice = pc.getTransceivers()[0].receiver.transport.transport._connection
         settings = self._settings
         aiortc_fixes.bind_ice(ice, settings.addresses, settings.port_min, settings.port_max)
