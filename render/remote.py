@@ -28,7 +28,7 @@ HANG_S = 5.0  # the worker's loop works for a few milliseconds at a time
 
 class _Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     bitrate: int = 1_200_000
-    """bits per second of one call's picture"""
+    """bits per second of one call's picture at the most; H.264 takes what the picture needs"""
     lead_ms: float = 50.0
     """how long before it is due a frame is painted: encoding must fit in; later than that no voice moves it"""
 
