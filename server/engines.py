@@ -140,7 +140,7 @@ async def _asr(config: Config, stack: AsyncExitStack) -> tuple[Asr, Choice]:
         return engine, Choice("transcribe", "pocketsphinx", "works offline; English")
     except StageError as error:
         engine = await stack.enter_async_context(TextOnlySettings().load())
-        return engine, Choice("transcribe", "none: type instead", error.message, better="pip install pocketsphinx")
+        return engine, Choice("transcribe", "none: type instead", error.message)
 
 
 async def _llm(config: Config, stack: AsyncExitStack, local: bool) -> tuple[Llm, str, Choice]:

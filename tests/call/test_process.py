@@ -31,6 +31,7 @@ from tests.call.dialled import (
     place,
     until_calls,
     until_gone,
+    written,
 )
 from tests.fakes.llm_server import FakeLlmServer, Hang, llm_server, says
 from tests.rtc.pair import Client, Voice
@@ -215,13 +216,17 @@ async def test_interrupted_while_it_loads(tmp_path: Path) -> None:
     )
     children = Path(f"/proc/{process.pid}/task/{process.pid}/children")
     pids: list[int] = []
-    with anyio.fail_after(30):
-        while len(pids) < 3:
-            await anyio.sleep(0.02)
-            pids = [int(pid) for pid in children.read_text().split()]
-    os.killpg(process.pid, signal.SIGINT)
-    with anyio.fail_after(ENDS_S):
-        said, _ = await process.communicate()
+    try:
+        with anyio.fail_after(30):
+            while len(pids) < 3:
+                await anyio.sleep(0.02)
+                pids = [int(pid) for pid in children.read_text().split()]
+        os.killpg(process.pid, signal.SIGINT)
+        with anyio.fail_after(ENDS_S):
+            said, _ = await process.communicate()
+    finally:
+        if process.returncode is None:
+            process.kill()
     assert await until_gone(pids, ENDS_S) == []
     assert said == b""
     assert process.returncode == 0
@@ -252,10 +257,12 @@ async def test_nobody_reads_what_it_says(way: str, tmp_path: Path) -> None:
             client = await dial(http)
             await hears_on(client)
             await client.aclose()
-    finally:
         process.send_signal(signal.SIGINT)
         with anyio.fail_after(ENDS_S):
             await process.wait()
+    finally:
+        if process.returncode is None:
+            process.kill()
     assert process.returncode == 0
     assert (tmp_path / "complaints").read_text() == ""
 
@@ -391,6 +398,66 @@ def stages(server: Running) -> dict[str, list[str]]:
         else:
             table[-1] = [f"{above} {cell}".strip() for above, cell in zip(table[-1], cells, strict=True)]
     return {row[0]: row[1:] for row in table}
+
+
+# ---- what is missing ------------------------------------------------------------------------------
+
+
+NOT_INSTALLED = "sys.modules['pocketsphinx'] = None\n"  # as find_spec and import see it
+DIES_LOADING = """
+worker = 'VISAVIS_WORKER_FD' in os.environ
+class Broken:
+    def find_spec(name, path, target=None):
+        if name == 'pocketsphinx' and worker:
+            os.kill(os.getpid(), 4)  # SIGILL: a wheel for a newer processor
+sys.meta_path.insert(0, Broken)
+"""
+WITHOUT_FLITE = """
+import ctypes
+load = ctypes.CDLL.__init__
+def missing(self, name, *arguments, **options):
+    if 'flite' in str(name):
+        raise OSError(f'{name}: cannot open shared object file')
+    load(self, name, *arguments, **options)
+ctypes.CDLL.__init__ = missing
+"""
+
+
+@pytest.mark.parametrize(
+    ("shim", "transcribe", "speak"),
+    [
+        (NOT_INSTALLED + WITHOUT_FLITE, "pocketsphinx is not installed", "espeak"),
+        (DIES_LOADING, "SIGILL", "flite + espeak"),
+    ],
+)
+async def test_what_is_missing_is_told_and_gone_without(
+    tmp_path: Path, shim: str, transcribe: str, speak: str
+) -> None:
+    """The call runs on text input; another voice speaks."""
+    (tmp_path / "sitecustomize.py").write_text("import os, sys\n" + shim)
+    settings = [setting for setting in LIGHT if not setting.startswith(("asr", "tts"))]
+    async with running(*settings, environment={"PYTHONPATH": str(tmp_path)}) as server:
+        table = stages(server)
+        assert table["transcribe"][0] == "none: type instead"
+        assert transcribe in table["transcribe"][1]
+        assert table["speak"][0] == speak
+        if "flite" not in speak:
+            assert "libflite" in " ".join(table["speak"])
+        async with aiohttp.ClientSession(server.address) as http, call(http) as client:
+            for event in written("What is two and two?"):
+                await client.say(event)
+            await client.until(lambda: bool(events(client, "output_audio_buffer.started")), 15)
+            await client.until(lambda: loudness(client) > 1000)
+        assert "Traceback" not in "".join(server.output)
+
+
+def loudness(client: Client) -> float:
+    """Of the newest second that came: the largest sample, of 32768."""
+    decoder = av.CodecContext.create("opus", "r")
+    assert isinstance(decoder, av.AudioCodecContext)
+    decoder.sample_rate = 48_000
+    frames = [f for p in client.rtp["audio"][-50:] for f in decoder.decode(av.Packet(p.payload))]
+    return max((np.abs(f.to_ndarray()).max() * 32768 for f in frames), default=0.0)
 
 
 # ---- calls that go wrong --------------------------------------------------------------------------
