@@ -141,7 +141,7 @@ def load_config(
     for assignment in assignments:
         path_text, equals, value = assignment.partition("=")
         if not equals or not path_text:
-            raise ConfigError(f"--set {assignment!r}: it must read path=value, as in --set turns.endpoint_s=0.6")
+            raise ConfigError("--set wants path=value, as in --set turns.endpoint_s=0.6")
         given = _merge(given, _nest(path_text.split("."), _value(value)))
     sources.append(("--set", given))
     tree: dict[str, Any] = msgspec.to_builtins(Config())
