@@ -6,7 +6,11 @@ from dataclasses import dataclass
 
 from server.core.media import VIDEO_FPS
 
-BLINK_S = (0.07, 0.03, 0.12)  # closing, closed, opening
+BLINK_S = (0.08, 0.04, 0.18)  # closing, closed, opening
+# The eyes rest on the person, now on one eye, now on the other or on the mouth; sometimes they look away.
+REST_PX = (0.55, 0.3)  # standard deviation of where they rest, across and down
+AWAY = 0.13  # how many of the looks go elsewhere
+AWAY_PX = (1.6, 2.4)
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,6 +30,10 @@ class Motion:
     smile: float
     lids: float
     """0 open, 1 closed"""
+    gaze_x: float
+    """pixels that the irises lie right of where they rest; an iris is about 17 wide"""
+    gaze_y: float
+    """... and below it"""
 
 
 class _Drift:
@@ -53,11 +61,14 @@ class Idle:
         self._lively_x, self._lively_pitch, self._lively_roll = (_Drift(rng, (0.43, 0.71, 1.03)) for _ in range(3))
         self._breath = _Drift(rng, (0.26,))
         self._smile = _Drift(rng, (0.031, 0.059))
-        self._rng = rng
+        # One each: what is drawn must not depend on which frames are asked for.
+        self._blinking, self._raising, self._gazing = (random.Random(rng.random()) for _ in range(3))
         self._blinks: list[tuple[float, float]] = []  # (start, how long compared with BLINK_S)
         self._next_blink = rng.uniform(1.0, 3.0)
         self._raises: list[tuple[float, float, float]] = []  # (start, seconds, height)
         self._next_raise = rng.uniform(3.0, 7.0)
+        self._looks: list[tuple[float, float, float]] = [(-1.0, 0.0, 0.0)]  # (start, x, y)
+        self._next_look = rng.uniform(0.4, 1.5)
         self._last = -1
         self._activity = 0.0
         self._accent = 0.0
@@ -73,6 +84,7 @@ class Idle:
             self._accent += 0.22 * (loud - self._accent)
         a = self._activity
         nod = (self._accent - a) * 1.6
+        gaze_x, gaze_y = self._looking(t)
         return Motion(
             x=(1.7 + 0.7 * a) * self._x(t) + 1.1 * a * self._lively_x(t),
             y=(0.9 + 0.4 * a) * self._y(t),
@@ -83,21 +95,39 @@ class Idle:
             brows=min(self._raised(t) + max(0.5 * (self._accent - 0.55), 0.0) * a, 1.0),
             smile=max(0.0, 0.16 + 0.14 * self._smile(t)) * (1 - 0.4 * min(a, 1.0)),
             lids=self._closed(t),
+            gaze_x=gaze_x,
+            gaze_y=gaze_y,
         )
 
     def _closed(self, t: float) -> float:
         while self._next_blink <= t + 1.0:
-            self._blinks.append((self._next_blink, self._rng.uniform(0.75, 1.12)))
-            twice = self._rng.random() < 0.14
-            self._next_blink += self._rng.uniform(0.3, 0.42) if twice else self._rng.uniform(2.0, 6.0)
+            self._blinks.append((self._next_blink, self._blinking.uniform(0.75, 1.12)))
+            twice = self._blinking.random() < 0.14
+            self._next_blink += self._blinking.uniform(0.3, 0.42) if twice else self._blinking.uniform(2.0, 6.0)
         self._blinks = [b for b in self._blinks if b[0] + 0.5 > t]
         return max((_blink((t - start) / pace) for start, pace in self._blinks), default=0.0)
 
+    def _looking(self, t: float) -> tuple[float, float]:
+        """Where the eyes rest. A saccade of these sizes takes less than a frame: they leap."""
+        while self._next_look <= t + 1.0:
+            rng = self._gazing
+            if rng.random() < AWAY:
+                x, y = rng.choice((-1, 1)) * rng.uniform(*AWAY_PX), rng.uniform(-0.5, 0.7)
+                seconds = rng.uniform(0.4, 0.9)
+            else:
+                x, y = (min(max(rng.gauss(0, px), -2 * px), 2 * px) for px in REST_PX)
+                seconds = rng.uniform(0.6, 2.6)
+            self._looks.append((self._next_look, x, y))
+            self._next_look += seconds
+        while len(self._looks) > 1 and self._looks[1][0] <= t:
+            del self._looks[0]
+        return self._looks[0][1:]
+
     def _raised(self, t: float) -> float:
         while self._next_raise <= t + 1.0:
-            seconds = self._rng.uniform(0.9, 1.7)
-            self._raises.append((self._next_raise, seconds, self._rng.uniform(0.25, 0.75)))
-            self._next_raise += seconds + self._rng.uniform(3.5, 9.0)
+            seconds = self._raising.uniform(0.9, 1.7)
+            self._raises.append((self._next_raise, seconds, self._raising.uniform(0.25, 0.75)))
+            self._next_raise += seconds + self._raising.uniform(3.5, 9.0)
         self._raises = [r for r in self._raises if r[0] + r[1] > t]
         return max(
             (h * math.sin(math.pi * (t - s) / d) ** 2 for s, d, h in self._raises if s < t < s + d), default=0.0

@@ -41,6 +41,8 @@ class Score:
 
     def __init__(self) -> None:
         self.pieces: list[Piece] = []
+        self.pushes = 0
+        """how many pieces have been added so far"""
         self._ear = Ear()
 
     def push(self, at: int, generation: int, pcm: NDArray[np.int16], phones: Sequence[Phone] = ()) -> bool:
@@ -57,6 +59,7 @@ class Score:
             # The sequel tells more about the last moments of the piece before.
             last = self.pieces[-1]
             self.pieces[-1] = replace(last, gestures=last.gestures.before(float(gestures.start[0])))
+        self.pushes += 1
         self.pieces.append(Piece(at, generation, pcm, loudness, gestures))
         return True
 

@@ -7,13 +7,14 @@ and Pillow (which the generator imports), and three folders:
 
 * generator: the people's geometry as Python modules, `avatar.py` and `visemes.py` (with what they import);
 * assets: the MakeHuman files that the generator reads (CC0);
-* pictures: `background.png`, and for each person `<name>/<viseme>.png` for every viseme, `smile.png`, `blink_50.png`
-  and `blink_100.png`: RGBA, 512 x 512, same pose and light, rendered from that geometry.
+* pictures: `background.png`, and for each person `<name>/<viseme>.png` for every viseme, `blink_50.png` and
+  `blink_100.png`: RGBA, 512 x 512, same pose and light, rendered from that geometry.
 
 Because the pictures were rendered from the geometry, it is known exactly which point of one picture shows the same
 spot of skin as a point of another: the mesh of either expression is projected and rasterised, and what one triangle
 covers here it covers there. Inside the mouth there is no skin; there the displacement is interpolated between the
-lips, column by column. Two to three minutes a person.
+lips, column by column. Two minutes a person. The packs come out the same to the last byte with the same versions of
+numpy, scipy and OpenCV; render/portrait.py says what is in them.
 """
 
 import argparse
@@ -34,21 +35,26 @@ from scipy.ndimage import distance_transform_edt, gaussian_filter
 Floats = NDArray[np.floating[Any]]
 Bytes = NDArray[np.uint8]
 Masks = NDArray[np.bool_]
+Box = tuple[int, int, int, int]  # left, top, right, bottom
 
 SIZE = 512
-VISEMES = tuple("sil PP FF TH DD kk CH SS nn RR aa E ih EE oh ou".split())
-MOUTHS = (*VISEMES, "smile")
+MOUTHS = ("sil", "PP", "FF", "TH", "DD", "kk", "CH", "SS", "nn", "RR", "aa", "E", "ih", "EE", "oh", "ou")
 REFERENCE = "aa"  # the widest mouth: every spot of the lips is seen in it
 FACE = (100, 60, 412, 420)  # left, top, right, bottom: where brows and smile move the skin
 LOWER_FACE = (140, 190, 372, 400)  # ... and where the mouth does; even numbers
 
 # Controls of the generator beyond its visemes.
-SMILE = {"smile": 0.42, "grin": 0.22, "part": 0.35, "upup": 0.25, "lowdown": 0.12, "squintL": 0.12, "squintR": 0.12}
-SMILE_BROWS = {"browup": 0.1}
 FACES = {
     "brows": {"browup": 0.5, "browin": 0.2},
     "smile": {"smile": 0.42, "squintL": 0.12, "squintR": 0.12},  # lips closed: it is added to whatever they do
 }
+BLINKS = {"blink_50": 0.55, "blink_100": 0.96}  # the blink controls of the pictures
+# Lids between those that were photographed: (how far closed, blink control, the picture whose lids are moved).
+LIDS = ((0.25, 0.28, "blink_50"), (0.5, 0.55, ""), (0.75, 0.76, "blink_50"), (1.0, 0.96, ""))
+LASH_PX = 2.0  # lashes hang so far over the eye and move with the lid
+
+# Vertices of the generator's mesh.
+LOWER_TEETH, UPPER_TEETH = slice(14992, 15060), slice(15060, 15128)
 
 # The camera of the pictures: decimetres, looking along -z.
 CAMERA_Z = 11.0
@@ -56,6 +62,7 @@ CAMERA_Y = -0.42
 SPAN = 3.35  # width of the picture at the origin
 BEYOND_Z = 11.9  # what is farther away than this is the back of the head
 
+GAZE_EDGE_PX = 3.0  # over so many pixels at the lids the eyeball's motion fades
 WARP_PX = 0.2  # a step of warps.png
 FACE_PX = 0.05  # a step of faces.png
 PNG = (cv2.IMWRITE_PNG_COMPRESSION, 9, cv2.IMWRITE_PNG_STRATEGY, cv2.IMWRITE_PNG_STRATEGY_FILTERED)
@@ -73,18 +80,56 @@ class Person:
         self._avatar = avatar.Avatar(name)
         self._rest: Mapping[str, float] = visemes.REST
         self._mix: Any = visemes.mix
-        self.expressions: dict[str, Mapping[str, float]] = {**visemes.VIS, "smile": {**SMILE, **SMILE_BROWS}}
+        self.expressions: Mapping[str, Mapping[str, float]] = visemes.VIS
         quads = self._avatar.Q
         self.triangles: NDArray[np.int64] = np.r_[quads[:, [0, 1, 2]], quads[:, [0, 2, 3]]]
         inside = self._avatar.face_inside
         self.cavity: Masks = np.r_[inside, inside]
         """of the triangles: which line the mouth"""
 
+    def _posed(self, controls: Mapping[str, float]) -> Floats:
+        out: Floats = self._avatar.evalbase(self._mix(self._rest, controls))
+        return out
+
     def points(self, controls: Mapping[str, float]) -> Floats:
         """(vertices, 3): x and y in pixels, centres at integers, and the distance from the camera."""
         avatar = self._avatar
-        base = avatar.skin(avatar.evalbase(self._mix(self._rest, controls)), avatar.pose(), avatar.W)
+        base = avatar.skin(self._posed(controls), avatar.pose(), avatar.W)
         return project(avatar.S @ base[avatar.bidx])
+
+    def upper_teeth(self) -> float:
+        """The row of the upper incisors' edge: the skull does not move."""
+        return float(project(self._incisors(0.0, 0.0))[0, 1])
+
+    def lower_teeth(self, controls: Mapping[str, float]) -> float:
+        """The row of the lower incisors' tips: they follow the jaw, a rigid fit of the generator's lower teeth."""
+        before, after = self._avatar.V0[LOWER_TEETH], self._posed(controls)[LOWER_TEETH]
+        u, _, vt = np.linalg.svd((before - before.mean(0)).T @ (after - after.mean(0)))
+        turn = vt.T @ np.diag([1, 1, np.sign(np.linalg.det(vt.T @ u.T))]) @ u.T
+        tips = (self._incisors(0.020, -0.032) - before.mean(0)) @ turn.T + after.mean(0)
+        return float(project(tips)[0, 1])
+
+    def _incisors(self, up: float, forward: float) -> Floats:
+        """Where the generator's scene puts the upper incisors' edge in the middle, and what lies so far from it."""
+        avatar = self._avatar
+        lips = avatar.rest[(avatar.lip * (1 - avatar.inside) > 0.5) & (avatar.rest[:, 2] > 0.15)]
+        front = avatar.V0[UPPER_TEETH][:, 2].max() - 0.005
+        return np.array([[0.0, lips[:, 1].mean() - 0.030 + up, front + forward]])
+
+    def eyeballs(self, box: Box) -> Floats:
+        """(h, w): how far from the camera each pixel of `box` meets an eyeball; infinite where it does not."""
+        left, top, right, bottom = box
+        x, y = np.meshgrid(np.arange(left, right), np.arange(top, bottom))
+        focal = CAMERA_Z / SPAN * SIZE
+        ray = np.stack([(x + 0.5 - SIZE / 2) / focal, (SIZE / 2 - y - 0.5) / focal, np.full(x.shape, -1.0)], -1)
+        nearest = np.full(x.shape, np.inf)
+        for side in "LR":
+            to = np.array([0, CAMERA_Y, CAMERA_Z]) - self._avatar.eyeC[side]
+            a, b, c = (ray * ray).sum(-1), ray @ to, to @ to - self._avatar.eyeR[side] ** 2
+            meets = b * b - a * c
+            depth = (-b - np.sqrt(np.maximum(meets, 0))) / a
+            nearest = np.minimum(nearest, np.where(meets > 0, depth, np.inf))
+        return nearest
 
 
 def project(points: Floats) -> Floats:
@@ -101,6 +146,8 @@ class Surface:
     """-1: nothing"""
     weights: Floats
     """barycentric"""
+    depth: Floats
+    """from the camera; far where there is nothing"""
     skin: Masks
     """false: nothing, or the lining of the mouth"""
 
@@ -123,7 +170,7 @@ def facing(person: Person, rest: Floats) -> float:
     return float(np.sign(_doubled_areas(corners[:, :, :2])[np.argmin(corners.mean(1)[:, 2])]))
 
 
-def rasterise(person: Person, points: Floats, front: float, box: tuple[int, int, int, int]) -> Surface:
+def rasterise(person: Person, points: Floats, front: float, box: Box) -> Surface:
     """The nearest front face at every pixel of `box`."""
     left, top, right, bottom = box
     height, width = bottom - top, right - left
@@ -151,10 +198,10 @@ def rasterise(person: Person, points: Floats, front: float, box: tuple[int, int,
         ys, xs = y[mine], x[mine]
         depth[ys, xs], triangle[ys, xs] = z[mine], k
         weights[ys, xs] = np.stack([w0[mine], w1[mine], w2[mine]], -1)
-    return Surface(triangle, weights, (triangle >= 0) & ~person.cavity[np.maximum(triangle, 0)])
+    return Surface(triangle, weights, depth, (triangle >= 0) & ~person.cavity[np.maximum(triangle, 0)])
 
 
-def displacement(person: Person, surface: Surface, points: Floats, box: tuple[int, int, int, int]) -> Floats:
+def displacement(person: Person, surface: Surface, points: Floats, box: Box) -> Floats:
     """From every pixel to where its spot of skin lies at `points`; between skin above and below, interpolated."""
     left, top, right, bottom = box
     x, y = np.meshgrid(np.arange(left, right, dtype=np.float64), np.arange(top, bottom, dtype=np.float64))
@@ -183,7 +230,7 @@ def quantised(field: Floats, step: float) -> Bytes:
     return np.clip(np.round(field / step) + 128, 0, 255).astype(np.uint8)
 
 
-def even_box(mask: Masks, margin: int) -> tuple[int, int, int, int]:
+def even_box(mask: Masks, margin: int) -> Box:
     """The mask's bounding box and `margin`, at even coordinates, as half-size chroma needs it."""
     ys, xs = np.nonzero(mask)
     left, top = (int(v) - margin for v in (xs.min(), ys.min()))
@@ -206,20 +253,40 @@ def moving(pictures: Iterable[Bytes], base: Bytes) -> Bytes:
     return cv2.dilate((labels == largest).astype(np.uint8), np.ones((7, 7), np.uint8)).astype(np.uint8)
 
 
-def opening(skins: Iterable[Masks], left: int) -> Masks:
-    """Where the inside of the mouth is seen in any of the pictures. left: of the masks' box."""
-    out: Masks | None = None
-    for skin in skins:
-        hole = ~skin
-        out = np.zeros_like(hole) if out is None else out
-        count, labels, statistics, centres = cv2.connectedComponentsWithStats(hole.astype(np.uint8))
-        for i in range(1, count):
-            width, height, area = statistics[i, 2:5]
-            in_the_middle = abs(centres[i][0] + left - SIZE / 2) < 45
-            if area > 4 and in_the_middle and width < 100 and height < 60:
-                out |= labels == i
-    assert out is not None
+def opening(skin: Masks, left: int) -> Masks:
+    """Where the inside of the mouth is seen in a picture. left: of the mask's box."""
+    hole = ~skin
+    out = np.zeros_like(hole)
+    count, labels, statistics, centres = cv2.connectedComponentsWithStats(hole.astype(np.uint8))
+    for i in range(1, count):
+        width, height, area = statistics[i, 2:5]
+        in_the_middle = abs(centres[i][0] + left - SIZE / 2) < 45
+        if area > 4 and in_the_middle and width < 100 and height < 60:
+            out |= labels == i
     return out
+
+
+def half_closed(person: Person, blink: float, pictures: Mapping[float, Bytes], source: float, box: Box) -> Bytes:
+    """The eyes with the lids at `blink`, within `box`: the skin of the picture at `source`, moved to where the
+    geometry has it; what the eyes show is what they show when open."""
+    left, top, right, bottom = box
+    points = {c: person.points({"blinkL": c, "blinkR": c}) for c in {0.0, blink, source}}
+    surface = rasterise(person, points[blink], facing(person, points[0.0]), box)
+    x, y = np.meshgrid(np.arange(left, right, dtype=np.float64), np.arange(top, bottom, dtype=np.float64))
+    move = surface.at(points[source], person.triangles) - np.stack([x, y], -1)
+    skin = np.ones(x.shape)
+    eye = person.eyeballs(box) < surface.depth
+    for column in np.flatnonzero(eye.any(0)):
+        rows = np.flatnonzero(eye[:, column])
+        first, behind = rows[0], slice(rows[0], rows[-1] + 1)
+        move[behind, column] = move[max(first - 1, 0), column]
+        below = np.arange(rows[-1] + 1 - first) + 1
+        skin[behind, column] = np.clip(1 - (below - LASH_PX) / 1.5, 0, 1)
+    at = np.stack([x, y], -1) + blurred(move, 0.8)
+    lids = cv2.remap(pictures[source], at.astype(np.float32), None, cv2.INTER_CUBIC)[..., :3].astype(float)
+    share = gaussian_filter(skin, 0.6)[..., None]
+    opened = pictures[0.0][top:bottom, left:right, :3]
+    return np.clip(np.round(share * lids + (1 - share) * opened), 0, 255).astype(np.uint8)
 
 
 def make(name: str, pictures: Path, into: Path) -> None:
@@ -249,7 +316,8 @@ def make(name: str, pictures: Path, into: Path) -> None:
     inset = (slice(rows.start + 6, rows.stop - 6), slice(columns.start + 6, columns.stop - 6))
     inner[inset] = area[inset]
     mask = np.clip(gaussian_filter(inner.astype(float), 4.0), 0, 1)[rows, columns]
-    hole = opening((s.skin for s in surfaces.values()), b_left)
+    holes = [opening(surfaces[mouth].skin, b_left) for mouth in MOUTHS]
+    hole = np.logical_or.reduce(holes)
     # Exact at the lips; smooth farther out, where the jaw's edge against the neck would fold.
     near = np.clip((30 - distance_transform_edt(~hole)) / 12, 0, 1)[..., None]
     near = near * near * (3 - 2 * near)
@@ -261,14 +329,28 @@ def make(name: str, pictures: Path, into: Path) -> None:
             sheets += [quantised(field[..., 0], WARP_PX), quantised(field[..., 1], WARP_PX)]
     sheets.append(np.round(mask * 255).astype(np.uint8))
     cv2.imwrite(str(into / "warps.png"), np.vstack(sheets), PNG)
+    cv2.imwrite(str(into / "holes.png"), np.vstack([h[rows, columns] * np.uint8(255) for h in holes]), PNG[:2])
     mouth_box = (columns.start + b_left, rows.start + b_top, columns.stop + b_left, rows.stop + b_top)
-    stack(into / "mouths.webp", list(shown.values()), mouth_box)
+    left, top, right, bottom = mouth_box
+    webp(into / "mouths.webp", [picture[top:bottom, left:right, :3] for picture in shown.values()])
     cv2.imwrite(str(into / "base.webp"), base, (cv2.IMWRITE_WEBP_QUALITY, WEBP_LOSSLESS))
 
-    # ---- the eyes
-    lids = [read("blink_50"), read("blink_100")]
-    eyes = even_box(differing(lids, base, 5), 10)
-    stack(into / "eyes.webp", lids, eyes)
+    # ---- the eyes: the lids, and where the eyeballs show (so that the gaze can be moved)
+    blinks = {BLINKS[name]: read(name) for name in BLINKS}
+    eyes = even_box(differing(blinks.values(), base, 5), 10)
+    left, top, right, bottom = eyes
+    lids = [
+        half_closed(person, control, {0.0: base, **blinks}, BLINKS[source], eyes)
+        if source
+        else blinks[control][top:bottom, left:right, :3]
+        for _, control, source in LIDS
+    ]
+    webp(into / "eyes.webp", lids)
+    surface = rasterise(person, points["sil"], front, eyes)
+    seen = person.eyeballs(eyes) < surface.depth
+    within = np.clip((distance_transform_edt(seen) - 0.5) / GAZE_EDGE_PX, 0, 1)
+    gaze = np.round(255 * within * within * (3 - 2 * within)).astype(np.uint8)
+    cv2.imwrite(str(into / "gaze.png"), gaze, PNG[:2])
 
     # ---- brows and smile: the skin moves, the pictures stay
     left, top, right, bottom = FACE
@@ -294,16 +376,16 @@ def make(name: str, pictures: Path, into: Path) -> None:
         "face_px": FACE_PX,
         "reference": REFERENCE,
         "mouths": MOUTHS,
-        "eyelids": [0.5, 1.0],
+        "eyelids": [closed for closed, _, _ in LIDS],
+        "upper_teeth": round(person.upper_teeth(), 2),
+        "lower_teeth": [round(person.lower_teeth(person.expressions[mouth]), 2) for mouth in MOUTHS],
     }
     (into / "portrait.json").write_text(json.dumps(sheet, indent=1))
 
 
-def stack(path: Path, pictures: Iterable[Bytes], box: tuple[int, int, int, int]) -> None:
-    """The same box of all pictures, one below the other, without alpha."""
-    left, top, right, bottom = box
-    cut = np.vstack([p[top:bottom, left:right, :3] for p in pictures])
-    cv2.imwrite(str(path), cut, (cv2.IMWRITE_WEBP_QUALITY, WEBP_FINE))
+def webp(path: Path, pictures: Iterable[Bytes]) -> None:
+    """One below the other."""
+    cv2.imwrite(str(path), np.vstack(list(pictures)), (cv2.IMWRITE_WEBP_QUALITY, WEBP_FINE))
 
 
 def main() -> None:

@@ -1,7 +1,10 @@
 """The talking portrait's pictures, painted without a worker."""
 
 import itertools
+import math
 
+import cv2
+import msgspec
 import numpy as np
 import pytest
 from numpy.typing import NDArray
@@ -43,12 +46,15 @@ def test_both_people_are_there() -> None:
 def test_a_portrait_is_complete(person: Portrait) -> None:
     assert person.poster[:2] == b"\xff\xd8"
     y = person.planes[0]
-    assert len(y.textures) == len(VISEMES)
+    assert len(y.skins) == len(y.insides) == len(VISEMES)
+    assert person.eyelids == (0.0, 0.25, 0.5, 0.75, 1.0)
+    assert len(y.lids) == len(person.eyelids)
     # At its border the mouth's picture is the base, so that it has no edge.
     assert max(y.mask[0].max(), y.mask[-1].max(), y.mask[:, 0].max(), y.mask[:, -1].max()) == 0
-    assert not any(edge.any() for edge in (y.lids[:, 0], y.lids[:, -1], y.lids[:, :, 0], y.lids[:, :, -1]))
-    # The reference is in its own frame already.
-    assert np.abs(y.leftovers[VISEMES.index("aa")]).max() < 1
+    for side in (np.s_[:, 0], np.s_[:, -1], np.s_[:, :, 0], np.s_[:, :, -1]):
+        assert (y.lids[side] == y.lids[0][side[1:]]).all()
+        assert not y.gaze[side[1:]].any()
+    assert 0.95 < y.gaze.max() <= 1
 
 
 def test_the_same_seed_paints_the_same_and_another_seed_does_not(person: Portrait) -> None:
@@ -77,17 +83,72 @@ def test_the_mouth_rests_in_silence(person: Portrait) -> None:
     assert all(painter.mouth(k)[SIL] == 1.0 for k in range(100))
 
 
+def photographs(person: Portrait) -> NDArray[np.float32]:
+    """What the lips of each viseme must look like: its photograph within the mask. (16, h, w), luma."""
+    folder = portrait.FOLDER / person.name
+    sheet = msgspec.json.decode((folder / "portrait.json").read_bytes(), type=portrait.Sheet)
+    stored = cv2.imread(str(folder / "mouths.webp"), cv2.IMREAD_COLOR)
+    assert stored is not None
+    plane = person.planes[0]
+    pictures = stored.reshape(len(sheet.mouths), *plane.mask.shape, 3)
+    base = plane.base[plane.mouth]
+    return np.stack(
+        [base + (portrait.planes_of(pictures[sheet.mouths.index(v)])[0] - base) * plane.mask for v in VISEMES]
+    )
+
+
+def plain(canvas: NDArray[np.uint8]) -> NDArray[np.float32]:
+    """The luma canvas at the picture's size."""
+    return portrait.halve(canvas.astype(np.float32))
+
+
+def test_a_pure_viseme_is_its_photograph(person: Portrait) -> None:
+    painter = StillPainter(person, Score(), 1)
+    for viseme, photograph in enumerate(photographs(person)):
+        painter._paint_mouth(np.eye(len(VISEMES))[viseme])
+        error = np.abs(plain(painter._canvases[0])[person.planes[0].mouth] - photograph)
+        assert error.mean() < 0.6
+        assert np.percentile(error, 99.5) < 8
+
+
+def test_what_is_behind_the_lips_is_not_seen_through_them(person: Portrait) -> None:
+    """Halfway between closed and wide open the teeth are as white as those of the open mouth: no lips over them."""
+    painter = StillPainter(person, Score(), 1)
+    teeth = []
+    for closed in (0.0, 0.5):
+        mixture = np.zeros(len(VISEMES))
+        mixture[VISEMES.index("aa")], mixture[PP] = 1 - closed, closed
+        painter._paint_mouth(mixture)
+        teeth.append(np.percentile(plain(painter._canvases[0])[person.planes[0].mouth][person.planes[0].hole], 95))
+    assert teeth[1] > teeth[0] - 12
+
+
+def test_the_teeth_stay_while_the_lips_move(person: Portrait) -> None:
+    jaw = person.jaw
+    for viseme in range(len(VISEMES)):
+        lower = float(jaw.lower_teeth[viseme])
+        rows = jaw.unfolded(lower)
+        above = np.arange(len(rows)) <= jaw.upper_teeth
+        assert (rows[above] == np.arange(len(rows))[above]).all()
+        assert (np.diff(rows) >= 0).all()
+        first = math.ceil(max(lower, jaw.upper_teeth) + 0.01)  # the lower teeth's own, below the upper ones
+        assert rows[first] == pytest.approx(first + jaw.reference - lower, abs=0.01)
+        if lower > jaw.upper_teeth + 4:
+            there_and_back = np.interp(rows, np.arange(len(rows)), jaw.folded(lower))
+            inside = rows < len(rows) - 1
+            assert there_and_back[inside] == pytest.approx(np.arange(len(rows))[inside], abs=1.0)
+
+
 def test_closures_look_closed(person: Portrait) -> None:
     """The frame of a `p` between two `a` must look like the photograph of `PP`, not like a half-open mouth."""
-    plane = person.planes[0]
-    pure = np.stack([np.clip(base_and(plane, v), 0, 255) for v in (PP, VISEMES.index("aa"))])
+    pure = photographs(person)[[PP, VISEMES.index("aa")]]
     score = Score()
     say(score, 0)
     painter = StillPainter(person, score, 1)
     nearest = []
     for k in range(15):
         painter.paint(k)
-        shown = painter._canvases[0][plane.mouth].astype(float)
+        shown = plain(painter._canvases[0])[person.planes[0].mouth]
         nearest.append([np.abs(shown - p).mean() for p in pure])
     table = np.array(nearest)
     assert table[:, 0].min() < 0.6  # some frame is the closed mouth
@@ -95,26 +156,35 @@ def test_closures_look_closed(person: Portrait) -> None:
     assert table[:, 1].min() < 0.35 * apart  # and some frame is nearly the open one
 
 
-def base_and(plane: portrait.Plane, viseme: int) -> NDArray[np.float32]:
-    """What a pure viseme must look like: its photograph within the mask."""
-    warped = portrait.warp(plane.textures[viseme], plane.grid + plane.back[viseme], 1)
-    own = warped + plane.leftovers[viseme]
-    base = plane.base[plane.mouth]
-    out: NDArray[np.float32] = base + (own - base) * plane.mask
-    return out
-
-
 def test_painting_a_mouth_changes_nothing_outside_it(person: Portrait) -> None:
     score = Score()
     say(score, 0)
     painter = StillPainter(person, score, 1)
-    for k in range(20):
+    untouched = [canvas.copy() for canvas in painter._canvases]
+    for k in range(60):  # a blink too
         painter.paint(k)
-        for canvas, plane in zip(painter._canvases, person.planes, strict=True):
-            changed = canvas != plane.base
-            changed[plane.mouth] = False
-            changed[plane.eyes] = False
+        for canvas, before, plane in zip(painter._canvases, untouched, person.planes, strict=True):
+            times = len(canvas) // len(plane.base)
+            changed = canvas != before
+            for rows, columns in (plane.mouth, plane.eyes):
+                changed[rows.start * times : rows.stop * times, columns.start * times : columns.stop * times] = False
             assert not changed.any()
+
+
+def test_voice_that_comes_late_does_not_make_the_mouth_leap(person: Portrait) -> None:
+    early, late = Score(), Score()
+    say(early, 10 * FRAME_SAMPLES)
+    ahead, behind = StillPainter(person, early, 1), StillPainter(person, late, 1)
+    for k in range(20):
+        if k == 10:
+            say(late, 10 * FRAME_SAMPLES)  # only now, when it is heard
+        ahead.paint(k)
+        behind.paint(k)
+        rest = behind._mouth_shown[SIL]
+        if k == 10:
+            assert ahead._mouth_shown[SIL] + 0.2 < rest < 0.95
+        if k >= 12:
+            assert rest == ahead._mouth_shown[SIL]
 
 
 def test_a_cut_closes_the_mouth_over_four_frames(person: Portrait) -> None:
@@ -157,6 +227,16 @@ def test_blinks_are_natural() -> None:
     gaps = np.diff(starts) / 25
     assert gaps.min() > 0.25
     assert gaps.max() < 7
+
+
+def test_the_eyes_rest_on_the_person_and_leap() -> None:
+    idle = Idle(3)
+    looks = np.array([((m := idle.at(k, 0.0)).gaze_x, m.gaze_y) for k in range(25 * 120)])
+    leaps = np.flatnonzero(np.abs(np.diff(looks, axis=0)).sum(1))
+    assert 40 < len(leaps) < 200  # in two minutes
+    assert np.abs(looks).max() < 2.5  # the white stays on both sides of an iris
+    assert (np.abs(looks[:, 0]) < 1.2).mean() > 0.75
+    assert (np.abs(looks[:, 0]) > 1.5).any()
 
 
 def test_idle_motion_is_small_smooth_and_livelier_in_speech() -> None:
