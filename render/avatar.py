@@ -398,12 +398,12 @@ def _check_idle(a: Avatar) -> None:
 
 
 def _check_pictures(a: Avatar) -> None:
-    pictures = [("the background plate", a.plates.background, ("webp", "png"))]
-    pictures += [(f"torso plate {i}", picture, ("webp", "png")) for i, picture in enumerate(a.plates.torso)]
-    for what, data, kinds in (*pictures, ("the poster", a.poster, ("jpeg",))):
+    pictures = [("the background plate", a.plates.background, ("WebP", "PNG"))]
+    pictures += [(f"torso plate {i}", picture, ("WebP", "PNG")) for i, picture in enumerate(a.plates.torso)]
+    for what, data, kinds in (*pictures, ("the poster", a.poster, ("JPEG",))):
         kind, width, height = picture_size(data)
-        if kind not in kinds:
-            raise _refuse("value", f"Avatar {a.name}: {what} is not a picture in {' or '.join(kinds).upper()}")
+        if kind not in [k.lower() for k in kinds]:
+            raise _refuse("value", f"Avatar {a.name}: {what} is not a picture in {' or '.join(kinds)}")
         if what == "the poster" and not (1 <= width <= MAX_SIDE and 1 <= height <= MAX_SIDE):
             raise _refuse("size", f"Avatar {a.name}: {what} has {width} x {height} pixels, more than {MAX_SIDE}")
         if what != "the poster" and (width, height) != (a.width, a.height):

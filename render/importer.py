@@ -16,7 +16,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import cv2
 import msgspec
@@ -347,7 +347,7 @@ def read_source(paths: Sequence[Path]) -> Source:
 
 
 class _Frame(msgspec.Struct):
-    img_id: int
+    img_id: Annotated[int, msgspec.Meta(ge=0)]
     transform_matrix: list[list[float]]
 
 
@@ -390,7 +390,10 @@ def _picture(path: Path, size: tuple[int, int] | None, channels: int) -> NDArray
     if size is not None and (width, height) != size:
         message = f"{where} has {width} x {height} pixels, bc.jpg {size[0]} x {size[1]}. Prepare the data again."
         raise ImportRefused("import_unknown", message)
-    pixels = decode(data)
+    try:
+        pixels = decode(data)
+    except VisavisError as e:
+        raise ImportRefused("import_unknown", f"{where} cannot be decoded. Prepare the data again.") from e
     if pixels.shape[2] != channels:
         what = "no alpha" if channels == 4 else "alpha"
         raise ImportRefused("import_unknown", f"{where} has {what}, unlike a dataset's. Prepare the data again.")
@@ -417,7 +420,7 @@ def _poses(path: Path) -> tuple[float, list[int], Floats]:
         raise _missing(f"{path.name} has no frames.")
     frames = {frame.img_id: frame.transform_matrix for frame in table.frames}
     ids = sorted(frames)
-    if any(len(m) != 4 or any(len(row) != 4 for row in m) for m in frames.values()) or ids[0] < 0:
+    if any(len(m) != 4 or any(len(row) != 4 for row in m) for m in frames.values()):
         raise ImportRefused("import_unknown", f"{path.name} has a pose that is not a 4 x 4 matrix.")
     to_world = np.array([frames[i] for i in ids])
     turn = to_world[:, :3, :3]
