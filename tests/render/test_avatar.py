@@ -27,6 +27,12 @@ from server.core.errors import VisavisError
 from tests.render.people import layer, motion_field, person, picture, poses
 
 MEL = AudioFeature(name="mel", width=48)
+BAKED = {
+    "moving": np.arange(10, dtype=np.int32),
+    "still": np.arange(10, 12, dtype=np.int32),
+    "encoding": np.ones((10, 36), np.float32),
+    "mouth_encoding": np.ones((5, 36), np.float32),
+}
 
 
 def assert_same(a: Any, b: Any, where: str = "") -> None:
@@ -64,7 +70,7 @@ def copy(saved: Path, tmp_path: Path) -> Path:
 def test_what_is_saved_is_loaded(name: Any, tmp_path: Path) -> None:
     audio = AudioFeature(name=name, width=folder.WIDTHS.get(name, 48))
     encoder = {"conv.weight": np.ones((4, 80, 3), np.float32)} if name == "mel" else {}
-    whole = person(audio, degree=2, encoder=encoder)
+    whole = person(audio, degree=2, encoder=encoder, baked=BAKED if name == "ave" else {})
     folder.save(whole, tmp_path / "mia")
     found = folder.load(tmp_path / "mia")
     assert_same(found, whole)
@@ -197,6 +203,21 @@ UNFIT: dict[str, tuple[Callable[[], Avatar], str, str]] = {
         lambda: with_motion("mouth.encoder_xy.embeddings", np.zeros((9464, 1), np.float32)),
         "shape",
         r"expected \(46600, 1\)",
+    ),
+    "baked of others": (
+        lambda: person(baked=BAKED | {"still": np.arange(10, 13, dtype=np.int32)}),
+        "shape",
+        r"baked are 13 \+ 5 Gaussians, and there are 12 \+ 5\. Bake",
+    ),
+    "baked without an end": (
+        lambda: person(baked=BAKED | {"encoding": np.full((10, 36), np.inf, np.float32)}),
+        "value",
+        "'baked.encoding' holds values that are not finite",
+    ),
+    "baked doubles": (
+        lambda: person(baked=BAKED | {"encoding": np.ones((10, 36))}),
+        "shape",
+        "'baked.encoding' holds float64",
     ),
     "sheared pose": (lambda: with_idle(poses=WHOLE.idle.poses * np.float32(1.1)), "value", "not rotations"),
     "mirrored pose": (
