@@ -14,7 +14,7 @@ from safetensors.numpy import load_file, save_file
 torch = pytest.importorskip("torch", reason="the plain path is the judge, and it is torch's")
 pytest.importorskip("numba", reason="the kernel is numba's")
 
-from render.avatar import Extractor  # noqa: E402
+from render.avatar import Extractor, load, save  # noqa: E402
 from render.motion import kernel, voice  # noqa: E402
 from render.motion.audio import windows  # noqa: E402
 from render.motion.bake import bake, encode  # noqa: E402
@@ -342,3 +342,15 @@ def test_a_person_from_an_avatar_folder_moves() -> None:
     s = Scene(someone.audio, head, someone.face.xyz, someone.mouth.xyz, features, units)
     baked = bake(someone.motion, someone.audio, someone.face.xyz, someone.mouth.xyz)
     assert_equal(baked.frame(clip(baked, s)[1], units[1]), plain(s)[1])
+
+
+def test_an_avatar_folder_keeps_what_was_baked(tmp_path: Path) -> None:
+    someone = person()
+    baked = bake(someone.motion, someone.audio, someone.face.xyz, someone.mouth.xyz)
+    units = someone.idle.action_units
+    codes = np.random.default_rng(0).normal(size=(len(units), 8, 2, 32)).astype(np.float32)
+    drive = list(zip(codes, units, strict=True))
+    settled = settle(baked, someone.face.scale, someone.face.rotation, drive, still_m=2e-4)
+    save(replace(someone, baked=settled.arrays()), tmp_path / someone.name)
+    loaded = load(tmp_path / someone.name)
+    assert_equal(Baked.of_arrays(loaded.baked, loaded.audio).frame(*drive[0]), settled.frame(*drive[0]))
