@@ -23,9 +23,9 @@ def folder(sources: Path) -> Path:
     digest = hashlib.sha256()
     for path in sorted(sources.glob("*.py")):
         digest.update(path.read_bytes())
-    cache = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    base = Path(numba.config.CACHE_DIR or Path(cache) / "visavis" / "numba")
-    return base / digest.hexdigest()[:16]
+    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    base = os.environ.get("NUMBA_CACHE_DIR") or cache / "visavis" / "numba"
+    return Path(base) / digest.hexdigest()[:16]
 
 
 FOLDER = folder(Path(__file__).parent)

@@ -460,10 +460,10 @@ print(json.dumps({"same": variants() == after_warm, "kernels": len(kernels), "mi
 """
 
 
-def test_warm_compiles_all_that_a_frame_needs_and_keeps_it(kernels: str) -> None:
+def test_warm_compiles_all_that_a_frame_needs_and_keeps_it() -> None:
     """Once warmed, a process never compiles, and a second process compiles nothing at all."""
     cpu.warm()
-    environment = {**os.environ, "NUMBA_CACHE_DIR": kernels}
+    environment = {**os.environ, "NUMBA_CACHE_DIR": str(compiled.FOLDER.parent)}
     done = subprocess.run(
         [sys.executable, "-c", LATER], capture_output=True, text=True, env=environment, check=False, timeout=100
     )
