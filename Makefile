@@ -18,7 +18,7 @@ bench: .venv/.ready-test
 .venv/.ready-run: pyproject.toml scripts/environment.sh
 	@scripts/environment.sh run
 
-.venv/.ready-test: pyproject.toml scripts/environment.sh scripts/system.sh tests/browser/package.json
+.venv/.ready-test: pyproject.toml constraints.txt scripts/environment.sh scripts/system.sh tests/browser/package.json
 	@scripts/environment.sh run test
 
 clean:

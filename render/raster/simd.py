@@ -43,7 +43,7 @@ vector = _VectorType()
 
 
 @register_model(_VectorType)
-class _VectorModel(models.PrimitiveModel):  # type: ignore[misc]
+class _VectorModel(models.PrimitiveModel):
     def __init__(self, manager: Any, kind: Any) -> None:
         super().__init__(manager, kind, _FLOATS)
 
@@ -65,7 +65,7 @@ def _ints(value: int) -> Any:
 
 def _operator(op: Callable[..., Any], instruction: str) -> None:
     @infer_global(op)
-    class _Template(ConcreteTemplate):  # type: ignore[misc]
+    class _Template(ConcreteTemplate):
         cases = (signature(vector, vector, vector), signature(vector, vector, _f32), signature(vector, _f32, vector))
 
     def lower(left: Any, right: Any) -> None:
