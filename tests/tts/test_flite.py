@@ -5,6 +5,7 @@ import signal
 from contextlib import aclosing
 
 import anyio
+import numpy as np
 import pytest
 
 from server.core.errors import StageError, WorkerLost
@@ -68,6 +69,18 @@ async def test_a_killed_worker_is_back_for_the_next_clause(flite: RemoteVoice) -
         assert flite.worker.pid is not None
         os.kill(flite.worker.pid, signal.SIGKILL)
         assert said(await hear(flite, clause("Good morning."))) == said(before)
+
+
+@pytest.mark.parametrize("name", VOICES)
+async def test_all_voices_are_about_as_loud(flite: RemoteVoice, name: str) -> None:
+    pieces = await hear(
+        flite, clause("The weather was warm, so we shared coffee and jokes by the pool."), Voice(name)
+    )
+    pcm = np.concatenate([np.frombuffer(p.pcm, np.int16) for p in pieces]) / 32768
+    power = (pcm[: len(pcm) // 160 * 160].reshape(-1, 160) ** 2).mean(1)
+    speaking = power[power > power.max() / 1000]
+    assert -21.5 < 10 * np.log10(speaking.mean()) < -17  # dBFS
+    assert np.abs(pcm).max() < 0.99
 
 
 async def test_death_in_the_middle_of_a_clause_is_told(flite: RemoteVoice) -> None:
