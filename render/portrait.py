@@ -191,12 +191,22 @@ def pull(image: Floats, grid: Floats, move: Floats) -> Floats:
     return np.asarray(warp(image, grid + move, cv2.INTER_CUBIC), np.float32)
 
 
-def _shifted(image: Floats, rows: Floats) -> Floats:
-    """The image's rows at `rows`, fractions between two of them."""
-    height = len(image)
-    first = np.clip(np.floor(rows).astype(np.intp), 0, height - 2)
-    part = np.clip(rows - first, 0, 1).astype(np.float32)[:, None]
-    return np.asarray(image[first] * (1 - part) + image[first + 1] * part, np.float32)
+Rows = tuple[NDArray[np.intp], Floats]
+"""Where an image is looked up: the row above each place, and how far below it the place lies, (h, 1)."""
+
+
+def _lookup(rows: Floats) -> Rows:
+    """For places in an image as high as there are of them."""
+    first = np.clip(np.floor(rows).astype(np.intp), 0, len(rows) - 2)
+    return first, np.clip(rows - first, 0, 1).astype(np.float32)[:, None]
+
+
+def _shifted(image: Floats, at: Rows) -> Floats:
+    """The image's rows at those places."""
+    first, part = at
+    above = image[first]
+    above += (image[first + 1] - above) * part
+    return above
 
 
 def _spread(image: Floats, known: Masks) -> tuple[Floats, Floats]:
@@ -211,17 +221,17 @@ def _spread(image: Floats, known: Masks) -> tuple[Floats, Floats]:
     return np.where(apart > 1.5, smooth, nearest).astype(np.float32), np.asarray(apart, np.float32)
 
 
-def shapes(jaw: Jaw, weights: Weights) -> list[tuple[Floats, Floats]]:
+def shapes(jaw: Jaw, weights: Weights) -> list[tuple[Floats, Rows]]:
     """For each of Y, U and V: how much of each pixel lies between the lips, and which rows are behind them."""
     opened = jaw.opened(weights)
     rows = jaw.unfolded(float(weights @ jaw.lower_teeth))
-    half = (halve(opened), np.asarray((rows[0::2] + rows[1::2]) / 4 - 0.25, np.float32))
-    return [(opened, rows), half, half]
+    half = (halve(opened), _lookup(np.asarray((rows[0::2] + rows[1::2]) / 4 - 0.25, np.float32)))
+    return [(opened, _lookup(rows)), half, half]
 
 
-def blend(plane: Plane, shape: tuple[Floats, Floats], weights: Weights) -> Floats:
+def blend(plane: Plane, shape: tuple[Floats, Rows], weights: Weights) -> Floats:
     """The mouth, without leftovers: (h, w). shape: the plane's entry of `shapes`."""
-    opened, rows = shape
+    opened, at_rows = shape
     shown = [(i, float(w)) for i, w in enumerate(weights) if w > 0]
     skin = np.zeros_like(plane.mask)
     at = plane.grid.copy()
@@ -236,7 +246,7 @@ def blend(plane: Plane, shape: tuple[Floats, Floats], weights: Weights) -> Float
             cv2.scaleAdd(plane.insides[i], w, inside, inside)
             cv2.scaleAdd(plane.seen[i], w, seen, seen)
         lips = out[plane.hole]
-        lips += (_shifted(np.asarray(inside / seen, np.float32), rows) - lips) * opened
+        lips += (_shifted(np.asarray(inside / seen, np.float32), at_rows) - lips) * opened
     return out
 
 
@@ -373,7 +383,7 @@ def _insides(jaw: Jaw, shown: Floats, holes: Masks, hole: tuple[slice, slice]) -
         open_mouths.append(i)
         texture, apart = _spread(picture, core)
         certain = np.exp(-((np.maximum(apart - 1, 0) / SEEN_PX) ** 2)).astype(np.float32)
-        rows = jaw.folded(float(jaw.lower_teeth[i]))
+        rows = _lookup(jaw.folded(float(jaw.lower_teeth[i])))
         seen[i] = _shifted(certain[hole], rows)
         insides[i] = np.stack([_shifted(plane[hole], rows) for plane in texture]) * seen[i]
     total = seen[open_mouths].sum(0)

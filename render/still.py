@@ -8,7 +8,7 @@ import numpy as np
 
 from render.idle import Idle, Motion
 from render.lips import SIL, weights
-from render.portrait import SIZE, Bytes, Floats, Plane, Portrait, Weights, blend, identity, shapes, warp
+from render.portrait import SIZE, Bytes, Floats, Plane, Portrait, Rows, Weights, blend, identity, shapes, warp
 from render.score import Score
 from server.core.media import FRAME_SAMPLES, MEDIA_RATE, VISEMES
 
@@ -178,7 +178,7 @@ def _put(canvas: Bytes, plane: Plane, box: tuple[slice, slice], patch: Bytes) ->
     canvas[inner] = _enlarged(patch)[FINE * RIM : -FINE * RIM, FINE * RIM : -FINE * RIM]
 
 
-def _mouth(plane: Plane, shape: tuple[Floats, Floats], base: Bytes, weights: Weights) -> Bytes:
+def _mouth(plane: Plane, shape: tuple[Floats, Rows], base: Bytes, weights: Weights) -> Bytes:
     out = blend(plane, shape, weights)
     for i in np.flatnonzero(weights**EXACT > LEAST):
         cv2.scaleAdd(plane.leftovers[i], float(weights[i] ** EXACT), out, out)

@@ -22,8 +22,8 @@ VOICES = ("slt", "rms", "awb", "kal16")
 CORE_LIBRARIES = ("libflite.so.1", "libflite_usenglish.so.1", "libflite_cmulex.so.1")
 MISSING = "flite's library is not on this system: install it (Debian, Ubuntu: apt install flite), or use espeak"
 CALLBACK_SAMPLES = RATE // 10
-# By themselves slt speaks at -14 dBFS (RMS while speaking), kal16 at -27; the others and espeak-ng at -18 to -20.5.
-GAIN = {"slt": 0.55, "kal16": 2.0}
+# By themselves slt speaks at -14 dBFS (RMS while speaking), rms at -20, awb at -19, kal16 at -27; espeak-ng at -19.
+GAIN = {"slt": 0.55, "rms": 1.15, "kal16": 2.0}
 GO_ON, STOP = 0, -1  # what the callback answers
 
 
