@@ -64,7 +64,10 @@ class Sheet(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 @dataclass(frozen=True)
 class Plane:
-    """One plane (Y full size; U, V half size) of everything that the painter blends. Values 0 to 255."""
+    """Everything that the painter blends: once for Y in full size, once for U and V together in half size.
+
+    Values 0 to 255. Arrays of U and V have one dimension more than is noted here, of length 2.
+    """
 
     base: Bytes  # (S, S)
     mouth: tuple[slice, slice]
@@ -87,7 +90,7 @@ class Plane:
 
 @dataclass(frozen=True)
 class Jaw:
-    """What is common to all planes of a mouth. Rows and pixels within the box of Plane.hole, full size."""
+    """What is common to both planes of a mouth. Rows and pixels within the box of Plane.hole, full size."""
 
     contours: Floats  # (16, 2, k, 2); the upper and the lower lip's inner edge, left to right, (x, y)
     upper_teeth: float
@@ -136,7 +139,8 @@ class Portrait:
 
     name: str
     title: str
-    planes: tuple[Plane, Plane, Plane]
+    luma: Plane
+    chroma: Plane
     jaw: Jaw
     eyelids: tuple[float, ...]
     """how far the lids are closed in each of Plane.lids, rising from 0"""
@@ -205,7 +209,7 @@ def _shifted(image: Floats, at: Rows) -> Floats:
     """The image's rows at those places."""
     first, part = at
     above = image[first]
-    above += (image[first + 1] - above) * part
+    above += (image[first + 1] - above) * (part if image.ndim == 2 else part[..., None])
     return above
 
 
@@ -221,12 +225,12 @@ def _spread(image: Floats, known: Masks) -> tuple[Floats, Floats]:
     return np.where(apart > 1.5, smooth, nearest).astype(np.float32), np.asarray(apart, np.float32)
 
 
-def shapes(jaw: Jaw, weights: Weights) -> list[tuple[Floats, Rows]]:
-    """For each of Y, U and V: how much of each pixel lies between the lips, and which rows are behind them."""
+def shapes(jaw: Jaw, weights: Weights) -> tuple[tuple[Floats, Rows], tuple[Floats, Rows]]:
+    """For luma and for chroma: how much of each pixel lies between the lips, and which rows are behind them."""
     opened = jaw.opened(weights)
     rows = jaw.unfolded(float(weights @ jaw.lower_teeth))
-    half = (halve(opened), _lookup(np.asarray((rows[0::2] + rows[1::2]) / 4 - 0.25, np.float32)))
-    return [(opened, _lookup(rows)), half, half]
+    coarse = np.asarray((rows[0::2] + rows[1::2]) / 4 - 0.25, np.float32)
+    return (opened, _lookup(rows)), (halve(opened)[..., None], _lookup(coarse))
 
 
 def blend(plane: Plane, shape: tuple[Floats, Rows], weights: Weights) -> Floats:
@@ -287,41 +291,44 @@ def load(name: str, folder: Path = FOLDER) -> Portrait:
     lids = np.stack([opened, *(opened + (planes_of(c) - opened) * fade for c in closed)])
     gaze = np.asarray(_read(here / "gaze.png", cv2.IMREAD_GRAYSCALE) / np.float32(255), np.float32)
 
-    planes = []
-    for channel in range(3):
-        scale = 2 if channel else 1
-        down = halve if channel else _same
+    def plane(channels: tuple[int, ...], scale: int) -> Plane:
+        def fit(image: Floats) -> Floats:
+            return halve(image) if scale == 2 else image
 
-        def each(stack: Floats, down: Any = down) -> Floats:
-            return np.stack([down(image) for image in stack])
+        def joined(images: Floats) -> Floats:
+            """(3, h, w) -> the plane's channels."""
+            out = [fit(images[c]) for c in channels]
+            return np.stack(out, -1) if len(out) > 1 else out[0]
 
-        def smaller(box: tuple[slice, slice], scale: int = scale) -> tuple[slice, slice]:
-            rows, columns = box
-            return (
-                slice(rows.start // scale, rows.stop // scale),
-                slice(columns.start // scale, columns.stop // scale),
-            )
+        def alike(image: Floats) -> Floats:
+            return joined(np.broadcast_to(image, (3, *image.shape)))
 
-        look = down(gaze)
-        plane = Plane(
-            base=_bytes(down(base[channel])),
-            mouth=smaller((slice(top, bottom), slice(left, right))),
-            mask=down(mask),
-            skins=each(skins[:, channel]),
-            leftovers=np.zeros((len(VISEMES), height // scale, width // scale), np.float32),
-            back=np.asarray(each(back) / scale, np.float32),
+        def within(box: tuple[slice, slice]) -> tuple[slice, slice]:
+            rows, columns = (slice(side.start // scale, side.stop // scale) for side in box)
+            return rows, columns
+
+        look = fit(gaze)
+        empty = Plane(
+            base=_bytes(joined(base)),
+            mouth=within((slice(top, bottom), slice(left, right))),
+            mask=alike(mask),
+            skins=np.stack([joined(skin) for skin in skins]),
+            leftovers=np.zeros(0, np.float32),
+            back=np.stack([np.asarray(fit(move) / scale, np.float32) for move in back]),
             grid=identity(height // scale, width // scale),
-            hole=smaller(hole),
-            insides=each(insides[:, channel]),
-            seen=each(seen),
-            beyond=down(beyond[channel]),
-            eyes=smaller(eyes),
-            lids=_bytes(each(lids[:, channel])),
+            hole=within(hole),
+            insides=np.stack([joined(inside) for inside in insides]),
+            seen=np.stack([alike(share) for share in seen]),
+            beyond=joined(beyond),
+            eyes=within(eyes),
+            lids=_bytes(np.stack([joined(lid) for lid in lids])),
             gaze=np.stack([look, look], -1),
             eye_grid=identity(*look.shape),
         )
-        alone = [blend(plane, shapes(jaw, pure)[channel], pure) for pure in np.eye(len(VISEMES))]
-        planes.append(replace(plane, leftovers=each(shown[:, channel]) - np.stack(alone)))
+        which = int(scale == 2)
+        alone = [blend(empty, shapes(jaw, pure)[which], pure) for pure in np.eye(len(VISEMES))]
+        return replace(empty, leftovers=np.stack([joined(s) for s in shown]) - np.stack(alone))
+
     quarter = SIZE // 4
     faces = (_read(here / "faces.png", cv2.IMREAD_GRAYSCALE).astype(np.float32) - 128) * sheet.face_px
     faces = faces.reshape(len(sheet.faces), 2, quarter, quarter).transpose(0, 2, 3, 1)
@@ -330,7 +337,8 @@ def load(name: str, folder: Path = FOLDER) -> Portrait:
     return Portrait(
         name=name,
         title=sheet.title,
-        planes=(planes[0], planes[1], planes[2]),
+        luma=plane((0,), 1),
+        chroma=plane((1, 2), 2),
         jaw=jaw,
         eyelids=(0.0, *sheet.eyelids),
         brows=np.ascontiguousarray(faces[sheet.faces.index("brows")]),
@@ -400,10 +408,6 @@ def _around(mask: Masks, margin: int) -> tuple[slice, slice]:
 
     height, width = mask.shape
     return side(int(ys.min()), int(ys.max()), height), side(int(xs.min()), int(xs.max()), width)
-
-
-def _same(plane: Floats) -> Floats:
-    return plane
 
 
 def _bytes(values: Floats) -> Bytes:

@@ -27,7 +27,7 @@ QUARTER = SIZE // 4
 # The luma is kept twice as large and looked up linearly: as sharp as a cubic look-up of the plain one (54 dB from
 # Lanczos, both), for a quarter of its time.
 FINE = 2
-RIM = 2  # pixels at the edge of an enlarged patch that its neighbours would have had a part in
+RIM = 2  # pixels
 
 
 def _ramp(x: Floats, low: float, high: float) -> Floats:
@@ -77,8 +77,10 @@ class StillPainter:
         place = FINE * (identity(QUARTER, QUARTER) * 4 + 1.5) + (FINE - 1) / 2
         fields = [place, *(-FINE * field for field in (*_basis(), portrait.brows, portrait.smile))]
         self._fields = np.stack(fields).reshape(len(fields), -1)  # (9, 128 * 128 * 2)
-        luma = portrait.planes[0].base
-        self._canvases = [_enlarged(luma), *(plane.base.copy() for plane in portrait.planes[1:])]
+        self._canvases = [
+            _enlarged(portrait.luma.base),
+            *np.ascontiguousarray(portrait.chroma.base.transpose(2, 0, 1)),
+        ]
         self._mouth_shown = np.eye(len(VISEMES))[SIL]
         self._eyes_shown = (0, 0.0, 0.0)
         self._index = -1  # last painted
@@ -130,10 +132,10 @@ class StillPainter:
             return
         self._mouth_shown = weights
         rest = weights[SIL] == 1.0
-        parts = shapes(self._portrait.jaw, weights)
-        for canvas, plane, shape in zip(self._canvases, self._portrait.planes, parts, strict=True):
+        planes = (self._portrait.luma, self._portrait.chroma)
+        for plane, shape in zip(planes, shapes(self._portrait.jaw, weights), strict=True):
             base = plane.base[plane.mouth]
-            _put(canvas, plane, plane.mouth, base if rest else _mouth(plane, shape, base, weights))
+            self._put(plane.mouth, base if rest else _mouth(plane, shape, base, weights))
 
     def _paint_eyes(self, motion: Motion) -> None:
         """The photographed lids that are nearest: a blend of two would show the eye through the lid."""
@@ -143,10 +145,19 @@ class StillPainter:
             return
         self._eyes_shown = shown
         gaze = np.array([motion.gaze_x, motion.gaze_y], np.float32)
-        for canvas, plane in zip(self._canvases, self._portrait.planes, strict=True):
-            scale = len(plane.base) / SIZE
-            at = plane.eye_grid - plane.gaze * (gaze * np.float32(scale))
-            _put(canvas, plane, plane.eyes, warp(plane.lids[lids], at, cv2.INTER_CUBIC))
+        for plane in (self._portrait.luma, self._portrait.chroma):
+            at = plane.eye_grid - plane.gaze * (gaze * np.float32(len(plane.base) / SIZE))
+            self._put(plane.eyes, warp(plane.lids[lids], at, cv2.INTER_CUBIC))
+
+    def _put(self, box: tuple[slice, slice], patch: Bytes) -> None:
+        """Replace a box of the canvases: of the luma, or of U and V if the patch has both."""
+        if patch.ndim == 3:
+            for canvas, part in zip(self._canvases[1:], cv2.split(patch), strict=True):
+                canvas[box] = part
+            return
+        # At its rim a patch is as the base, and its neighbours would have had a part in the enlarging.
+        rows, columns = (slice(FINE * (side.start + RIM), FINE * (side.stop - RIM)) for side in box)
+        self._canvases[0][rows, columns] = _enlarged(patch)[FINE * RIM : -FINE * RIM, FINE * RIM : -FINE * RIM]
 
     def _pose(self, m: Motion) -> Bytes:
         amounts = np.array([1.0, m.x, m.y, m.roll, m.yaw, m.pitch, m.breath, m.brows, m.smile], np.float32)
@@ -167,15 +178,6 @@ class StillPainter:
 
 def _enlarged(luma: Bytes) -> Bytes:
     return np.asarray(cv2.resize(luma, None, fx=FINE, fy=FINE, interpolation=cv2.INTER_CUBIC), np.uint8)
-
-
-def _put(canvas: Bytes, plane: Plane, box: tuple[slice, slice], patch: Bytes) -> None:
-    """Replace the box of a canvas, enlarged where the canvas is. At its rim a patch is as the base."""
-    if canvas.shape == plane.base.shape:
-        canvas[box] = patch
-        return
-    inner = tuple(slice(FINE * (side.start + RIM), FINE * (side.stop - RIM)) for side in box)
-    canvas[inner] = _enlarged(patch)[FINE * RIM : -FINE * RIM, FINE * RIM : -FINE * RIM]
 
 
 def _mouth(plane: Plane, shape: tuple[Floats, Rows], base: Bytes, weights: Weights) -> Bytes:

@@ -36,7 +36,7 @@ def luma(picture: NDArray[np.uint8]) -> NDArray[np.int64]:
 
 
 def lips(picture: NDArray[np.uint8], person: Portrait) -> NDArray[np.int64]:
-    return luma(picture)[person.planes[0].mouth]
+    return luma(picture)[person.luma.mouth]
 
 
 def test_both_people_are_there() -> None:
@@ -45,7 +45,7 @@ def test_both_people_are_there() -> None:
 
 def test_a_portrait_is_complete(person: Portrait) -> None:
     assert person.poster[:2] == b"\xff\xd8"
-    y = person.planes[0]
+    y = person.luma
     assert len(y.skins) == len(y.insides) == len(VISEMES)
     assert person.eyelids == (0.0, 0.25, 0.5, 0.75, 1.0)
     assert len(y.lids) == len(person.eyelids)
@@ -89,7 +89,7 @@ def photographs(person: Portrait) -> NDArray[np.float32]:
     sheet = msgspec.json.decode((folder / "portrait.json").read_bytes(), type=portrait.Sheet)
     stored = cv2.imread(str(folder / "mouths.webp"), cv2.IMREAD_COLOR)
     assert stored is not None
-    plane = person.planes[0]
+    plane = person.luma
     pictures = stored.reshape(len(sheet.mouths), *plane.mask.shape, 3)
     base = plane.base[plane.mouth]
     return np.stack(
@@ -106,7 +106,7 @@ def test_a_pure_viseme_is_its_photograph(person: Portrait) -> None:
     painter = StillPainter(person, Score(), 1)
     for viseme, photograph in enumerate(photographs(person)):
         painter._paint_mouth(np.eye(len(VISEMES))[viseme])
-        error = np.abs(plain(painter._canvases[0])[person.planes[0].mouth] - photograph)
+        error = np.abs(plain(painter._canvases[0])[person.luma.mouth] - photograph)
         assert error.mean() < 0.6
         assert np.percentile(error, 99.5) < 8
 
@@ -119,7 +119,7 @@ def test_what_is_behind_the_lips_is_not_seen_through_them(person: Portrait) -> N
         mixture = np.zeros(len(VISEMES))
         mixture[VISEMES.index("aa")], mixture[PP] = 1 - closed, closed
         painter._paint_mouth(mixture)
-        teeth.append(np.percentile(plain(painter._canvases[0])[person.planes[0].mouth][person.planes[0].hole], 95))
+        teeth.append(np.percentile(plain(painter._canvases[0])[person.luma.mouth][person.luma.hole], 95))
     assert teeth[1] > teeth[0] - 12
 
 
@@ -148,7 +148,7 @@ def test_closures_look_closed(person: Portrait) -> None:
     nearest = []
     for k in range(15):
         painter.paint(k)
-        shown = plain(painter._canvases[0])[person.planes[0].mouth]
+        shown = plain(painter._canvases[0])[person.luma.mouth]
         nearest.append([np.abs(shown - p).mean() for p in pure])
     table = np.array(nearest)
     assert table[:, 0].min() < 0.6  # some frame is the closed mouth
@@ -163,7 +163,9 @@ def test_painting_a_mouth_changes_nothing_outside_it(person: Portrait) -> None:
     untouched = [canvas.copy() for canvas in painter._canvases]
     for k in range(60):  # a blink too
         painter.paint(k)
-        for canvas, before, plane in zip(painter._canvases, untouched, person.planes, strict=True):
+        for canvas, before, plane in zip(
+            painter._canvases, untouched, (person.luma, person.chroma, person.chroma), strict=True
+        ):
             times = len(canvas) // len(plane.base)
             changed = canvas != before
             for rows, columns in (plane.mouth, plane.eyes):
