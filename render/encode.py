@@ -73,7 +73,7 @@ class Encoder:
 
     def encode(self, picture: NDArray[np.uint8], index: int, key: bool) -> tuple[bytes, bool]:
         """picture: I420, (3 h / 2, w). Returns (the encoded frame, whether it is a key frame)."""
-        frame = VideoFrame.from_ndarray(picture, format="yuv420p")
+        frame = VideoFrame.from_numpy_buffer(picture, "yuv420p")  # not copied: nobody paints over it
         frame.pts = index
         frame.time_base = self._context.time_base
         frame.pict_type = PictureType.I if key else PictureType.NONE
