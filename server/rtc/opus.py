@@ -22,7 +22,7 @@ class OpusEncoder:
     unasked. The encoder looks ahead 6.5 ms (312 samples), as every WebRTC sender's does.
     """
 
-    def __init__(self, bit_rate: int = 32_000, complexity: int = 5) -> None:
+    def __init__(self, bit_rate: int = 32_000, complexity: int = 3) -> None:
         codec = av.CodecContext.create("libopus", "w")
         assert isinstance(codec, AudioCodecContext)
         codec.format = "s16"

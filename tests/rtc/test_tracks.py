@@ -15,7 +15,7 @@ FRAME_S = 0.04
 
 
 class VirtualTime:
-    """Stands for anyio in the module of the tracks: sleeping is instant, and wakes `late_s` too late."""
+    """Stands for the clock of the tracks: sleeping is instant, and wakes `late_s` too late."""
 
     def __init__(self, now: float = 0.0) -> None:
         self.now = now
@@ -23,9 +23,6 @@ class VirtualTime:
 
     def current_time(self) -> float:
         return self.now
-
-    async def sleep(self, delay_s: float) -> None:
-        await self.sleep_until(self.now + delay_s)
 
     async def sleep_until(self, deadline_s: float) -> None:
         self.now = max(self.now, deadline_s + self.late_s)
@@ -35,7 +32,8 @@ class VirtualTime:
 @pytest.fixture
 def time(monkeypatch: pytest.MonkeyPatch) -> VirtualTime:
     virtual = VirtualTime(100.0)
-    monkeypatch.setattr(tracks, "anyio", virtual)
+    monkeypatch.setattr(tracks, "now_s", virtual.current_time)
+    monkeypatch.setattr(tracks, "sleep_until", virtual.sleep_until)
     return virtual
 
 
