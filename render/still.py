@@ -24,6 +24,9 @@ HEAD = (256.0, 205.0)
 HEAD_HALF = (132.0, 178.0)
 PIVOT = (256.0, 390.0)  # the head rolls about the base of the neck
 QUARTER = SIZE // 4
+# Rows and columns, multiples of four, where anything moves: the head with its hair, and the shoulders. What lies
+# beside them is backdrop, a third of the picture.
+MOVED = ((slice(0, 392), slice(88, 424)), (slice(392, 512), slice(0, 512)))
 # The luma is kept twice as large and looked up linearly: as sharp as a cubic look-up of the plain one (54 dB from
 # Lanczos, both), for a quarter of its time.
 FINE = 2
@@ -46,7 +49,7 @@ def _basis() -> Floats:
     at = identity(QUARTER, QUARTER) * 4 + 1.5
     x, y = at[..., 0], at[..., 1]
     dx, dy = x - HEAD[0], y - HEAD[1]
-    head = _ramp(np.abs(dx), 250, 150) * _ramp(y, 440, 310) * _ramp(y, 0, 30)
+    head = _ramp(np.abs(dx), 168, 148) * _ramp(y, 440, 310) * _ramp(y, 0, 30)
     bulge = np.clip(1 - (dx / HEAD_HALF[0]) ** 2 - (dy / HEAD_HALF[1]) ** 2, 0, 1)
     depth = cv2.GaussianBlur(np.sqrt(bulge).astype(np.float32), (0, 0), 4) * head
     zero = np.zeros_like(x)
@@ -81,6 +84,7 @@ class StillPainter:
             _enlarged(portrait.luma.base),
             *np.ascontiguousarray(portrait.chroma.base.transpose(2, 0, 1)),
         ]
+        self._backdrop = np.concatenate([portrait.luma.base, *(c.reshape(-1, SIZE) for c in self._canvases[1:])])
         self._mouth_shown = np.eye(len(VISEMES))[SIL]
         self._eyes_shown = (0, 0.0, 0.0)
         self._index = -1  # last painted
@@ -162,18 +166,28 @@ class StillPainter:
     def _pose(self, m: Motion) -> Bytes:
         amounts = np.array([1.0, m.x, m.y, m.roll, m.yaw, m.pitch, m.breath, m.brows, m.smile], np.float32)
         at = (amounts @ self._fields).reshape(QUARTER, QUARTER, 2)
-        out = np.empty((SIZE * 3 // 2, SIZE), np.uint8)
-        full, half = SIZE, SIZE // 2
-        chroma = out[full:].reshape(2, half, half)
-        fine = cv2.resize(at, (full, full), interpolation=cv2.INTER_LINEAR)
-        warp(self._canvases[0], fine, cv2.INTER_LINEAR, out[:full])
-        # Pixel centres: x in the enlarged luma is x / 4 - 3 / 8 in the halved chroma.
-        coarse = cv2.resize(
-            at / (2 * FINE) - (2 * FINE - 1) / (4 * FINE), (half, half), interpolation=cv2.INTER_LINEAR
-        )
-        for canvas, target in zip(self._canvases[1:], chroma, strict=True):
-            warp(canvas, coarse, cv2.INTER_LINEAR, target)
+        out = self._backdrop.copy()
+        half = SIZE // 2
+        chroma = out[SIZE:].reshape(2, half, half)
+        for place in MOVED:
+            # Pixel centres: x in the enlarged luma is x / 4 - 3 / 8 in the halved chroma.
+            warp(self._canvases[0], _magnified(at, place, 4), cv2.INTER_LINEAR, out[place])
+            coarse = _magnified(at / (2 * FINE) - (2 * FINE - 1) / (4 * FINE), place, 2)
+            rows, columns = (slice(side.start // 2, side.stop // 2) for side in place)
+            for canvas, plane in zip(self._canvases[1:], chroma, strict=True):
+                warp(canvas, coarse, cv2.INTER_LINEAR, plane[rows, columns])
         return out
+
+
+def _magnified(at: Floats, place: tuple[slice, slice], times: int) -> Floats:
+    """The part of a quarter-size map that belongs to `place` of the picture, so many times as large."""
+    around = tuple(slice(max(side.start // 4 - 1, 0), side.stop // 4 + 1) for side in place)
+    part = cv2.resize(at[around], None, fx=times, fy=times, interpolation=cv2.INTER_LINEAR)
+    inner = tuple(
+        slice(times * (side.start // 4 - wide.start), times * (side.stop // 4 - wide.start))
+        for side, wide in zip(place, around, strict=True)
+    )
+    return np.asarray(part[inner], np.float32)
 
 
 def _enlarged(luma: Bytes) -> Bytes:

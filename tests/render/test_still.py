@@ -14,7 +14,7 @@ from render.idle import Idle
 from render.lips import PP, SIL
 from render.portrait import Portrait
 from render.score import Score
-from render.still import CLOSE_FRAMES, StillPainter
+from render.still import CLOSE_FRAMES, MOVED, StillPainter
 from server.core.media import FRAME_SAMPLES, MEDIA_RATE, VISEMES
 from tests.render.test_lips import phones
 
@@ -187,6 +187,26 @@ def test_voice_that_comes_late_does_not_make_the_mouth_leap(person: Portrait) ->
             assert ahead._mouth_shown[SIL] + 0.2 < rest < 0.95
         if k >= 12:
             assert rest == ahead._mouth_shown[SIL]
+
+
+def test_the_whole_person_moves_and_the_backdrop_does_not(person: Portrait) -> None:
+    stored = cv2.imread(str(portrait.FOLDER / person.name / "base.webp"), cv2.IMREAD_UNCHANGED)
+    assert stored is not None
+    still = np.ones(stored.shape[:2], bool)
+    for place in MOVED:
+        still[place] = False
+    assert not stored[still][:, 3].any()
+    painter = StillPainter(person, Score(), 5)
+    first, later = painter.paint(0), painter.paint(60)
+    assert (luma(first)[still] == person.luma.base[still]).all()
+    assert (luma(later)[still] == person.luma.base[still]).all()
+    assert (first != later).any()
+    # Where the two meet nothing is torn: the picture is as smooth there as beside it.
+    rows = np.abs(np.diff(luma(later), axis=0)).mean(1)
+    assert rows[391] < 1.5 * rows[380:404].mean()
+    columns = np.abs(np.diff(luma(later)[:392], axis=1)).mean(0)
+    assert columns[87] < 1.5
+    assert columns[423] < 1.5
 
 
 def test_a_cut_closes_the_mouth_over_four_frames(person: Portrait) -> None:
