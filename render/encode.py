@@ -23,8 +23,8 @@ def _options(codec: str, bitrate: int) -> tuple[str, dict[str, str]]:
             "tune": "zerolatency",
             "profile": "baseline",
             "forced-idr": "1",
-            # As good as the eye needs (45 dB on the portraits) and no more: a third of the packets of a fixed rate.
-            "crf": "25",
+            # As good as the eye needs (44 dB on the portraits) and no more: a third of the packets of a fixed rate.
+            "crf": "27",
             "maxrate": rate,
             "bufsize": str(bitrate // 2),  # half a second: a key frame may be as large as a good picture needs
             # What is finer than quantiser 18 nobody sees, and a face at rest would be given it: a fifth of the time.

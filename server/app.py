@@ -424,6 +424,7 @@ async def serve(
             # What was loaded stays: a collection that walked through it all would hold the voice up for 50 ms.
             gc.collect()
             gc.freeze()
+            gc.set_threshold(10_000, 20, 20)
             ready(f"http://{f'[{host}]' if ':' in host else host}:{port}")
             await stop.wait()
             server.close("shutdown")
