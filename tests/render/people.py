@@ -9,10 +9,12 @@ from render.avatar import (
     AudioFeature,
     Avatar,
     Camera,
+    Eyeballs,
     Gaussians,
     Idle,
     MotionField,
     Plates,
+    Torso,
     field_shapes,
     motion_shapes,
 )
@@ -78,6 +80,18 @@ def person(
         "poster": picture(".jpg"),
     }
     return Avatar(**(values | other))
+
+
+def torso(degree: int = 1, n: int = 7) -> Torso:
+    rng = np.random.default_rng(8)
+    return Torso(layer(rng, n, degree), tensor(rng, n, 3, 9), poses(1)[0])
+
+
+def eyeballs(n: int = 12) -> Eyeballs:
+    """of the first four Gaussians"""
+    index = np.zeros(n, np.uint8)
+    index[:4] = 1, 1, 2, 2
+    return Eyeballs(index, np.array([[-0.03, 0, 0], [0.03, 0, 0]], np.float32))
 
 
 def motion_field(audio: AudioFeature | None = None) -> MotionField:

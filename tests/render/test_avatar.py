@@ -14,6 +14,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import cv2
 import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -24,7 +25,7 @@ from render import avatar as folder
 from render.avatar import AudioFeature, Avatar, AvatarError
 from render.pictures import decode, picture_size
 from server.core.errors import VisavisError
-from tests.render.people import layer, motion_field, person, picture, poses
+from tests.render.people import eyeballs, layer, motion_field, person, picture, poses, torso
 
 MEL = AudioFeature(name="mel", width=48)
 BAKED = {
@@ -84,6 +85,27 @@ def test_a_person_without_torso_is_whole(tmp_path: Path) -> None:
     whole = person(torso=0)
     folder.save(whole, tmp_path / "mia")
     assert_same(folder.load(tmp_path / "mia"), whole)
+
+
+def test_torso_and_eyeballs_come_back(tmp_path: Path) -> None:
+    whole = person(torso=0, baked=BAKED)
+    whole = dataclasses.replace(whole, torso=torso(), eyeballs=eyeballs())
+    folder.save(whole, tmp_path / "mia")
+    assert_same(folder.load(tmp_path / "mia"), whole)
+
+
+def test_a_torso_follows_the_head_by_its_drivers() -> None:
+    made = torso()
+    rest, angle = np.asarray(made.rest_pose, np.float64), np.array([0.02, -0.3, 0.1])
+    turn = cv2.Rodrigues(angle)[0]
+    pose = np.eye(4)
+    pose[:3, :3], pose[:3, 3] = turn @ rest[:3, :3], rest[:3, 3] + (0.01, 0.02, -0.03)
+    drive = made.drive(pose, (0.5, -1.0), 0.25)
+    np.testing.assert_allclose(drive, [*angle, 0.01, 0.02, -0.03, 0.5, -1, 0.25], atol=1e-6)
+    np.testing.assert_allclose(made.drive(made.rest_pose), np.zeros(9), atol=1e-6)
+    np.testing.assert_allclose(
+        made.at(drive), made.gaussians.xyz + np.einsum("nck,k->nc", made.basis, drive), rtol=1e-5
+    )
 
 
 def test_saving_twice_writes_the_same_bytes(tmp_path: Path) -> None:
@@ -152,6 +174,10 @@ def with_plates(**change: Any) -> Avatar:
     return dataclasses.replace(whole, plates=dataclasses.replace(whole.plates, **change))
 
 
+def with_torso(plates: int = 0, **change: Any) -> Avatar:
+    return dataclasses.replace(person(torso=plates), torso=dataclasses.replace(torso(), **change))
+
+
 def with_motion(name: str, tensor: np.ndarray[Any, Any] | None) -> Avatar:
     whole = person()
     motion = {k: v for k, v in whole.motion.items() if k != name}
@@ -218,6 +244,22 @@ UNFIT: dict[str, tuple[Callable[[], Avatar], str, str]] = {
         lambda: person(baked=BAKED | {"encoding": np.ones((10, 36))}),
         "shape",
         "'baked.encoding' holds float64",
+    ),
+    "a torso twice": (lambda: with_torso(plates=1), "value", "torso of Gaussians and torso plates"),
+    "a torso of another degree": (lambda: with_torso(gaussians=layer(RNG, 7, 0)), "shape", "The torso.sh has the"),
+    "a basis of other drivers": (lambda: with_torso(basis=np.zeros((7, 3, 8), np.float32)), "shape", "basis has the"),
+    "a basis beyond reason": (lambda: with_torso(basis=np.full((7, 3, 9), 1e3, np.float32)), "value", "by more than"),
+    "a torso at rest nowhere": (lambda: with_torso(rest_pose=np.zeros((4, 4), np.float32)), "value", "not rotations"),
+    "eyeballs of others": (lambda: person(eyeballs=eyeballs(11)), "shape", "eyeballs.index has the shape"),
+    "a third eyeball": (
+        lambda: person(eyeballs=dataclasses.replace(eyeballs(), index=np.full(12, 3, np.uint8))),
+        "value",
+        "names eyeball 3, and there are two",
+    ),
+    "eyeballs nowhere": (
+        lambda: person(eyeballs=dataclasses.replace(eyeballs(), centres=np.full((2, 3), np.nan, np.float32))),
+        "value",
+        "eyeballs.centres holds values that are not finite",
     ),
     "sheared pose": (lambda: with_idle(poses=WHOLE.idle.poses * np.float32(1.1)), "value", "not rotations"),
     "mirrored pose": (
@@ -424,6 +466,11 @@ TAMPERED: dict[str, tuple[Callable[[Path], Any], str, str]] = {
         lambda p: tensors(p, "head.safetensors", tail=np.zeros(1, np.float32)),
         "shape",
         "'tail' is missing or unknown",
+    ),
+    "half an eyeball": (
+        lambda p: tensors(p, "head.safetensors", **{"eyeballs.index": np.zeros(12, np.uint8)}),
+        "shape",
+        "'centres' is missing or unknown",
     ),
     "values in a resealed file": (
         lambda p: tensors(p, "head.safetensors", **{"mouth.opacity": np.full(5, np.inf, np.float32)}),
