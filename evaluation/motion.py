@@ -1,0 +1,32 @@
+"""Measures of motion: whether tracked points go on smoothly where one kind of motion ends and another begins."""
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+Doubles = NDArray[np.float64]
+Bools = NDArray[np.bool_]
+
+
+def jerks(tracks: NDArray[np.floating[Any]]) -> Doubles:
+    """(frames, points, 2) px -> (frames,): the largest |x[i-1] - 2 x[i] + x[i+1]| of any point; 0 at both ends."""
+    out = np.zeros(len(tracks))
+    if len(tracks) > 2:
+        second = np.diff(np.asarray(tracks, np.float64), 2, axis=0)
+        out[1:-1] = np.linalg.norm(second, axis=2).max(1)
+    return out
+
+
+def joint(tracks: NDArray[np.floating[Any]], joints: Bools, within: Bools, share: float = 0.99) -> float:
+    """The largest second difference in the frames at the joints, as a multiple of that percentile within speech.
+
+    joints, within: (frames,). Raises ValueError if either is empty, or nothing moves within speech.
+    """
+    values = jerks(tracks)
+    if not joints.any() or not within.any():
+        raise ValueError("there is no joint, or no speech, to compare")
+    usual = float(np.quantile(values[within], share))
+    if usual <= 0:
+        raise ValueError("nothing moves within speech")
+    return float(values[joints].max()) / usual
