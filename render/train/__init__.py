@@ -1,0 +1,1 @@
+"""Training the InsTaG face, on one CPU core or on a GPU: the universal motion field, and adapting it to a person."""
