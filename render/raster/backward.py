@@ -16,15 +16,15 @@ from dataclasses import dataclass
 import numpy as np
 
 from render.raster.compiled import exact, fast
-from render.raster.cpu import (
+from render.raster.cpu import Cloud, Rasteriser
+from render.raster.gaussians import Camera, Floats, Gaussians, LowPass
+from render.raster.project import (
     C0,
     C1,
     C2A,
     C2B,
     C2C,
-    CAP,
     DELTAS,
-    FAINT,
     R_A,
     R_B,
     R_C,
@@ -34,25 +34,17 @@ from render.raster.cpu import (
     R_X,
     R_Y,
     RECORD,
-    RESTART,
     SHORT,
-    STRIDE,
     TILE_H,
     TILE_W,
-    Cloud,
     Longs,
-    Rasteriser,
     Words,
-    axis_of,
-    corners,
     f32,
     numbers,
-    recolour,
-    rows_of,
-    shortest,
 )
-from render.raster.gaussians import Camera, Floats, Gaussians, LowPass
+from render.raster.shapes import axis_of, shortest
 from render.raster.simd import LANES, at_least, count, every, exp, least, load, store, total, where_at_most
+from render.raster.tiles import CAP, FAINT, RESTART, STRIDE, corners, recolour, rows_of
 
 ROW = 5 * STRIDE  # one row of a tile: T, rest, and the gradients of red, green, blue
 SHAPE = 6  # gradients of a splat's middle (x, y), conic (A, B, C) and ln o

@@ -401,6 +401,47 @@ def test_the_same_picture_every_time_and_in_two_threads() -> None:
     assert films == [alone, alone]
 
 
+def test_each_part_is_seen_by_its_own_camera_and_the_last_may_be_shifted() -> None:
+    """As if every part had been moved to where one camera sees it so: in one picture, in one order of depth."""
+    parts = [scenes.cloud(n, seed=n) for n in (50, 33, 21)]
+    cameras = [scenes.looking(128), scenes.looking(128)]
+    turned = np.eye(4)
+    angle = 0.2
+    turned[:3, :3] = [[np.cos(angle), 0, np.sin(angle)], [0, 1, 0], [-np.sin(angle), 0, np.cos(angle)]]
+    view = np.eye(4)
+    view[:3] = cameras[0].world_to_camera
+    cameras.append(dataclasses.replace(cameras[0], world_to_camera=(view @ turned)[:3].astype(np.float32)))
+    shift = np.random.default_rng(1).normal(size=(21, 3)).astype(np.float32) * np.float32(0.05)
+    shifts = np.zeros((3, 24), np.float32)
+    shifts[:, :21] = shift.T
+    rasteriser = cpu.Rasteriser(cpu.Cloud(parts), 128, 128)
+    rasteriser.arrange(cameras, shifts=shifts)
+    several = rasteriser.planes().colour.copy()
+
+    half = angle / 2
+    w, x, y, z = parts[2].rotations.T
+    c, s = np.cos(half), np.sin(half)
+    moved = dataclasses.replace(
+        parts[2],
+        means=((parts[2].means + shift) @ turned[:3, :3].T).astype(np.float32),
+        rotations=np.stack([c * w - s * y, c * x + s * z, c * y + s * w, c * z - s * x], 1).astype(np.float32),
+        sh=parts[2].sh[:, :1],
+    )
+    flat = [dataclasses.replace(p, sh=p.sh[:, :1]) for p in parts]
+    joined = dataclasses.replace(
+        moved, **{f: np.concatenate([getattr(p, f) for p in [*flat[:2], moved]]) for f in FIELDS}
+    )
+    plain = [dataclasses.replace(p, sh=p.sh[:, :1]) for p in parts]
+    rasteriser = cpu.Rasteriser(cpu.Cloud(plain), 128, 128)
+    rasteriser.arrange(cameras, shifts=shifts)
+    one = drawn(joined, cameras[0]).planes().colour
+    assert psnr(rasteriser.planes().colour, one) > 70
+    assert psnr(several, one) < 60  # the colours of the directions, which the plain ones have not
+
+
+FIELDS = ("means", "scales", "rotations", "opacities", "sh")
+
+
 def test_wrong_arguments_are_refused() -> None:
     g = scenes.cloud(10)
     rasteriser = cpu.Rasteriser(cpu.Cloud(g), 64, 64)
@@ -413,6 +454,13 @@ def test_wrong_arguments_are_refused() -> None:
         cpu.Background(np.zeros((63, 64, 3), np.uint8))
     with pytest.raises(ValueError, match="cannot move"):
         cpu.Cloud(g, moving=11)
+    with pytest.raises(ValueError, match="as many spherical harmonics"):
+        cpu.Cloud([g, dataclasses.replace(g, sh=g.sh[:, :1])])
+    with pytest.raises(ValueError, match="2 cameras for a cloud of 1 part"):
+        rasteriser.arrange([scenes.looking(64)] * 2)
+    for shape in ((3, 7), (3, 24), (2, 8)):
+        with pytest.raises(ValueError, match="shifts must be"):
+            rasteriser.arrange(scenes.looking(64), shifts=np.zeros(shape, np.float32))
     with pytest.raises(ValueError, match="scales must be"):
         dataclasses.replace(g, scales=g.scales[:5])
     with pytest.raises(ValueError, match="sh must be"):
@@ -433,9 +481,10 @@ def test_wrong_arguments_are_refused() -> None:
 LATER = """
 import json
 from numba.core.dispatcher import Dispatcher
-from render.raster import cpu
+from render.raster import cpu, project, shapes, tiles
 cpu.warm()
-kernels = {name: k for name, k in vars(cpu).items() if isinstance(k, Dispatcher)}
+found = {**vars(project), **vars(shapes), **vars(tiles)}
+kernels = {name: k for name, k in found.items() if isinstance(k, Dispatcher)}
 def variants(): return {name: len(k.signatures) for name, k in kernels.items()}
 after_warm = variants()
 from tests.render.raster.scenes import *
