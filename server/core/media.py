@@ -3,6 +3,8 @@
 from dataclasses import dataclass, field, replace
 from typing import NewType
 
+from server.core.tools import ToolCall
+
 Samples = NewType("Samples", int)
 """A point in, or a length of, a call's media time, counted in samples of 48 kHz since the call's origin."""
 
@@ -41,6 +43,8 @@ class Token:
     """A piece of the language model's answer, as it streams."""
 
     text: str
+    call: ToolCall | None = None
+    """a function that it wants called; such a piece has no text"""
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,6 +6,7 @@ from typing import Any, Literal, Protocol
 
 from server.core.events import State
 from server.core.history import History
+from server.core.tools import Offer, Tool
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,6 +137,31 @@ class ReplyDone:
 
 
 @dataclass(frozen=True, slots=True)
+class FunctionCalled:
+    """The model wants a function of the page's called; the call is in the history now."""
+
+    response_id: str
+    item_id: str
+    previous_item_id: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class FunctionEnded:
+    """What became of a function of this server's that the model called."""
+
+    call_id: str
+    name: str
+    status: Literal["called", "done", "failed", "late"]
+
+
+@dataclass(frozen=True, slots=True)
+class ItemRemoved:
+    """An item left the history; something else takes its place."""
+
+    item_id: str
+
+
+@dataclass(frozen=True, slots=True)
 class Problem:
     """Something went wrong that the person should know; the call goes on."""
 
@@ -176,6 +202,9 @@ Notice = (
     | ReplyAudioCleared
     | ReplyTruncated
     | ReplyDone
+    | FunctionCalled
+    | FunctionEnded
+    | ItemRemoved
     | Problem
     | Closing
     | Measured
@@ -197,6 +226,10 @@ class CallControl(Protocol):
         `voices`, `turn_mode`, `silence_ms`, `fps`, `width`, `height`."""
         ...
 
+    def offer(self) -> Offer:
+        """The functions that the page has declared."""
+        ...
+
     def update(
         self,
         *,
@@ -209,6 +242,8 @@ class CallControl(Protocol):
         interrupt_response: bool | None = None,
         avatar: str | None = None,
         persona: str | None = None,
+        tools: Sequence[Tool] | None = None,
+        tool_choice: str | None = None,
     ) -> None:
         """Change settings; None leaves one alone. Raises RequestError; nothing changes then."""
         ...
@@ -219,10 +254,18 @@ class CallControl(Protocol):
         """Put a message into the history (notice: ItemAdded)."""
         ...
 
+    def add_output(self, call_id: str, output: str, item_id: str) -> None:
+        """The page's answer to a function call (notice: ItemAdded). Raises RequestError if nobody asked for it."""
+        ...
+
     def delete_item(self, item_id: str) -> None: ...
 
     def create_reply(self, text: str = "", say: str = "", instructions: str = "") -> None:
-        """Answer the history, after adding `text` as the user's message if given; `say`: speak these very words."""
+        """Answer the history, after adding `text` as the user's message if given; `say`: speak these very words.
+
+        Waits, in its turn, for function calls that the page has not answered yet. Raises RequestError where all there
+        is to answer is a result that came too late.
+        """
         ...
 
     def cancel_reply(self) -> bool:

@@ -29,6 +29,18 @@ PHRASES: dict[str, dict[str, str]] = {
     },
 }
 
+# Said while a function takes long: at first, then again, the last one over and over.
+FILLERS: dict[str, tuple[str, ...]] = {
+    "en": ("One moment, please.", "I am still looking.", "This takes a little longer.", "Just a moment more."),
+    "zh": ("请稍等一下。", "我还在查。", "这个要花一点时间。", "再等一会儿。"),
+}
+
+
+def filler(number: int, language: str) -> str:
+    """The sentence for the time that a function takes; `number`: how many have been said already."""
+    known = FILLERS.get(language, FILLERS["en"])
+    return known[min(number, len(known) - 1)]
+
 
 def phrase(code: str, language: str) -> str:
     """The sentence for an error code (its stage's general one if the code has none of its own)."""

@@ -1,6 +1,6 @@
 """The seams: what a provider must be able to do. Structural; nothing inherits from these."""
 
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 from typing import Protocol
 
 from server.core.history import History
@@ -15,6 +15,7 @@ from server.core.media import (
     Transcript,
     Voice,
 )
+from server.core.tools import NOTHING, Offer, ToolCall, ToolResult
 
 
 class VadSession(Protocol):
@@ -65,8 +66,14 @@ class Asr(Protocol):
 
 
 class Llm(Protocol):
-    def reply(self, history: History, persona: Persona) -> AsyncGenerator[Token, None]:
-        """The answer as it streams. Closing the iterator stops the server's work too.
+    @property
+    def history_tokens(self) -> int:
+        """How much of a conversation it is sent at the most; 0: it minds no length, and writes no summaries."""
+        ...
+
+    def reply(self, history: History, persona: Persona, offer: Offer = NOTHING) -> AsyncGenerator[Token, None]:
+        """The answer as it streams; the functions that it wants called come last. Closing the iterator stops the
+        server's work too.
 
         Raises StageError("llm", code, ...): `llm_unreachable`, `llm_timeout`, `llm_broken_off`, `llm_refused`.
         """
@@ -74,6 +81,22 @@ class Llm(Protocol):
 
     async def warm(self) -> None:
         """Make the next reply's connection ready; called when the person begins to speak. Never raises."""
+        ...
+
+
+class Tools(Protocol):
+    """The functions that one reply may call."""
+
+    def offer(self, number: int) -> Offer:
+        """What is offered in the reply's request of that number (from 0); NOTHING when it has asked often enough."""
+        ...
+
+    async def answer(self, calls: Sequence[ToolCall], slow: Callable[[int], Awaitable[None]]) -> list[ToolResult]:
+        """Every call's result; none if others answer them and ask for another reply then.
+
+        Nothing is called before the turn is committed. `slow` is awaited when there is still no result, with the
+        number of times that it was so before.
+        """
         ...
 
 

@@ -56,3 +56,32 @@ class TurnSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
                 raise ValueError(f"{name} is {value}; it must lie between 0 and 3600 seconds")
         if self.turn_max_s < 1 or self.confirm_units < 1:
             raise ValueError("turn_max_s and confirm_units must be at least 1")
+
+
+class ToolSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Functions that the language model may call, and what a call may take."""
+
+    functions: tuple[str, ...] = ()
+    """Python functions of this server, as `package.module:function`, or `package.module` for all that it registers"""
+    timeout_s: float = 15.0
+    """how long the model waits for a result; then it is told that there is none"""
+    filler_s: float = 1.2
+    """silence after which a sentence covers a call that takes long"""
+    rounds: int = 4
+    """how often the model may call functions before it must answer"""
+    calls: int = 8
+    """functions called at once"""
+    argument_bytes: int = 16_384
+    """length of one call's arguments"""
+    result_chars: int = 8000
+    """length of a result that the model is told; longer ones are shortened"""
+
+    def __post_init__(self) -> None:
+        if min(self.timeout_s, self.filler_s) <= 0:
+            raise ValueError("timeout_s and filler_s must be greater than 0")
+        if self.timeout_s > 60:
+            raise ValueError("timeout_s must be 60 at the most: somebody is waiting")
+        if not (1 <= self.rounds <= 20 and 1 <= self.calls <= 32):
+            raise ValueError("rounds must be between 1 and 20, calls between 1 and 32")
+        if self.argument_bytes < 100 or self.result_chars < 100:
+            raise ValueError("argument_bytes and result_chars must be 100 or more")

@@ -21,8 +21,6 @@ _NOT_CHAT = re.compile(
 _LESS_FIT = re.compile(r"deepseek-r1|qwq|thinking|reason|coder|code|math|-base\b|vision|-vl\b", re.I)
 COMFORTABLE_BILLIONS = 9.0
 """the largest model that is likely to answer at the pace of a talk on an ordinary machine"""
-# Servers that are known to think first unless told not to.
-_QUIET: tuple[tuple[str, dict[str, Any]], ...] = (("dashscope", {"enable_thinking": False}),)
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,8 +69,7 @@ async def _named(environ: Mapping[str, str], local_only: bool) -> tuple[OpenAiSe
     model = model or (OPENAI_MODEL if url == OPENAI_URL else _first_chat(answer))
     if not model:
         return None, f"{url} answers, but names no chat model: set OPENAI_MODEL"
-    extra = next((body for host, body in _QUIET if host in url), {})
-    return OpenAiSettings(base_url=url, api_key=key, model=model, extra_body=extra), f"{source} is set and answers"
+    return OpenAiSettings(base_url=url, api_key=key, model=model), f"{source} is set and answers"
 
 
 async def _ollama(environ: Mapping[str, str], local_only: bool) -> tuple[OpenAiSettings | None, str]:
@@ -88,12 +85,12 @@ async def _ollama(environ: Mapping[str, str], local_only: bool) -> tuple[OpenAiS
     model = choose_model(answer, environ.get("OPENAI_MODEL", "").strip())
     if not model:
         return None, "Ollama answers, but has no chat model: try `ollama pull qwen3:4b`"
-    # thinking would be most of the wait; a model that is not loaded yet may take a while
+    # a model that is not loaded yet may take a while
     settings = OpenAiSettings(
         base_url=f"{url}/v1",
         api_key="ollama",
         model=model,
-        extra_body={"reasoning_effort": "none"},
+        dialect="ollama",
         keep_loaded=True,
         first_token_s=18.0,
     )

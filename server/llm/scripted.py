@@ -12,6 +12,7 @@ import msgspec
 
 from server.core.history import History, Item
 from server.core.media import Persona, Token
+from server.core.tools import NOTHING, Offer
 from server.llm.intents import Intent, is_chinese, understand
 from server.llm.sums import SAID, SAID_ZH, Terms, work_out, written
 
@@ -252,14 +253,15 @@ class ScriptedLlm:
 
     where = "this process, a small script"
     leaves_machine = False
+    history_tokens = 0
 
     def __init__(self, now: Callable[[], datetime] = datetime.now) -> None:
         self._now = now
 
-    async def reply(self, history: History, persona: Persona) -> AsyncGenerator[Token, None]:
+    async def reply(self, history: History, persona: Persona, offer: Offer = NOTHING) -> AsyncGenerator[Token, None]:
         """The answer word by word; see protocols.Llm."""
         # a copy, for a thread: comparing words takes up to ten milliseconds
-        copy = History(limit=history.limit, items=list(history.items))
+        copy = History(limit=history.limit, items=[item for item in history.items if item.kind == "message"])
         text = await anyio.to_thread.run_sync(
             answer, copy, self._now(), persona.title or persona.name, persona.language
         )

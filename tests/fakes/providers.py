@@ -8,7 +8,7 @@ import numpy as np
 
 from server.core.clock import MediaClock
 from server.core.errors import StageError
-from server.core.history import History
+from server.core.history import History, Message
 from server.core.media import (
     FRAME_SAMPLES,
     MEDIA_RATE,
@@ -25,6 +25,7 @@ from server.core.media import (
     Transcript,
     Voice,
 )
+from server.core.tools import NOTHING, Offer, ToolCall
 from tts.tone import Tone, ToneSettings
 
 # Loud and restless, as a voice is: steady sound is no speech to the voice gate.
@@ -139,17 +140,25 @@ class FakeAsrSession:
 class FakeLlm:
     """Answers with the given texts in turn, word by word; `StageError`s in their place are raised there."""
 
-    answers: list[list[str | StageError | float]]
-    """pieces: text, an error to raise, or seconds to wait"""
+    answers: list[list[str | StageError | float | ToolCall]]
+    """pieces: text, an error to raise, seconds to wait, or a function that it wants called"""
     asked: list[list[tuple[str, str]]] = field(default_factory=list)
     """the messages of each request"""
     finished: int = 0
     closed: int = 0
     """streams that were closed before their end"""
     warmed: int = 0
+    history_tokens: int = 0
+    offers: list[Offer] = field(default_factory=list)
+    prompts: list[list[Message]] = field(default_factory=list)
+    systems: list[str] = field(default_factory=list)
+    """the persona's system prompt of each request"""
 
-    async def reply(self, history: History, persona: Persona) -> AsyncGenerator[Token, None]:
+    async def reply(self, history: History, persona: Persona, offer: Offer = NOTHING) -> AsyncGenerator[Token, None]:
         self.asked.append(list(history.messages()))
+        self.offers.append(offer)
+        self.prompts.append(history.prompt())
+        self.systems.append(persona.system_prompt)
         pieces = self.answers[min(len(self.asked), len(self.answers)) - 1]
         ended = False
         try:
@@ -159,6 +168,8 @@ class FakeLlm:
                     raise piece
                 if isinstance(piece, float):
                     await anyio.sleep(piece)
+                elif isinstance(piece, ToolCall):
+                    yield Token("", piece)
                 else:
                     for word in piece.split(" "):
                         await anyio.sleep(0.01)

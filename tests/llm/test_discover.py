@@ -84,7 +84,7 @@ async def test_ollama_answers() -> None:
         settings = found.settings
         assert settings is not None
         assert settings.base_url == f"http://127.0.0.1:{server.port}/v1"
-        assert settings.extra_body == {"reasoning_effort": "none"}
+        assert settings.dialect == "ollama"
         assert settings.keep_loaded
         assert f"Ollama answers at 127.0.0.1:{server.port}" in found.reason
 
