@@ -46,7 +46,7 @@ touch .venv/.ready-run
 if [ "${2:-}" = test ]; then
   scripts/system.sh
   echo "Installing what the tests need ..."
-  .venv/bin/python scripts/requirements.py test instag train >.venv/requirements-test.txt
+  .venv/bin/python scripts/requirements.py test instag train tts >.venv/requirements-test.txt
   quietly pip install --only-binary :all: -c constraints.txt -r .venv/requirements-test.txt || fail "The test packages could not be installed; the lines above say why."
   if command -v npm >/dev/null 2>&1; then
     (cd tests/browser && quietly_log=../../.venv/install-npm.log && npm ci --no-audit --no-fund >"$quietly_log" 2>&1) ||
