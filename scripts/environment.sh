@@ -48,6 +48,10 @@ if [ "${2:-}" = test ]; then
   echo "Installing what the tests need ..."
   .venv/bin/python scripts/requirements.py test instag train tts >.venv/requirements-test.txt
   quietly pip install --only-binary :all: -c constraints.txt -r .venv/requirements-test.txt || fail "The test packages could not be installed; the lines above say why."
+  # Some of FunASR's own requirements come as source only (plain Python, 40 s and 600 MB in all).
+  .venv/bin/python scripts/requirements.py asr >.venv/requirements-asr.txt
+  quietly pip install -c constraints.txt -r .venv/requirements-asr.txt ||
+    echo "FunASR could not be installed (see .venv/install.log): its tests will be skipped."
   if command -v npm >/dev/null 2>&1; then
     (cd tests/browser && quietly_log=../../.venv/install-npm.log && npm ci --no-audit --no-fund >"$quietly_log" 2>&1) ||
       echo "npm could not install the browser tests' packages (see .venv/install-npm.log): those tests will be skipped."
