@@ -11,6 +11,11 @@ BLINK_S = (0.08, 0.04, 0.18)  # closing, closed, opening
 REST_PX = (0.55, 0.3)  # standard deviation of where they rest, across and down
 AWAY = 0.13  # how many of the looks go elsewhere
 AWAY_PX = (1.6, 2.4)
+# Who listens nods now and then, and when the other has finished.
+NOD_S = 0.4  # one dip of the head
+NOD_PX = 2.8
+ATTENTION = (0.06, 0.025)  # per frame: how fast the face turns to who speaks, and away again
+TILT = 0.9  # degrees to one side while listening
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,7 +41,7 @@ class Motion:
     """... and below it"""
 
 
-class _Drift:
+class Drift:
     """A sum of slow sines without a common period; about -1 to 1, smooth, never repeating in a call."""
 
     def __init__(self, rng: random.Random, hertz: tuple[float, ...]) -> None:
@@ -56,22 +61,32 @@ class Idle:
     def __init__(self, seed: int) -> None:
         rng = random.Random(seed)
         slow = (0.061, 0.113, 0.197, 0.331)
-        self._x, self._y, self._roll = (_Drift(rng, slow) for _ in range(3))
-        self._yaw, self._pitch = (_Drift(rng, (0.073, 0.139, 0.263)) for _ in range(2))
-        self._lively_x, self._lively_pitch, self._lively_roll = (_Drift(rng, (0.43, 0.71, 1.03)) for _ in range(3))
-        self._breath = _Drift(rng, (0.26,))
-        self._smile = _Drift(rng, (0.031, 0.059))
+        self._x, self._y, self._roll = (Drift(rng, slow) for _ in range(3))
+        self._yaw, self._pitch = (Drift(rng, (0.073, 0.139, 0.263)) for _ in range(2))
+        self._lively_x, self._lively_pitch, self._lively_roll = (Drift(rng, (0.43, 0.71, 1.03)) for _ in range(3))
+        self._breath = Drift(rng, (0.26,))
+        self._smile = Drift(rng, (0.031, 0.059))
         # One each: what is drawn must not depend on which frames are asked for.
-        self._blinking, self._raising, self._gazing = (random.Random(rng.random()) for _ in range(3))
+        self._blinking, self._raising, self._gazing, self._nodding = (random.Random(rng.random()) for _ in range(4))
         self._blinks: list[tuple[float, float]] = []  # (start, how long compared with BLINK_S)
         self._next_blink = rng.uniform(1.0, 3.0)
         self._raises: list[tuple[float, float, float]] = []  # (start, seconds, height)
         self._next_raise = rng.uniform(3.0, 7.0)
         self._looks: list[tuple[float, float, float]] = [(-1.0, 0.0, 0.0)]  # (start, x, y)
         self._next_look = rng.uniform(0.4, 1.5)
+        self._hearing = False
+        self._hearing_since = -1.0
+        self._attention = 0.0
+        self._tilt = 0.0
+        self._nods: list[tuple[float, int, float]] = []  # (start, dips, height)
+        self._next_nod = math.inf
         self._last = -1
         self._activity = 0.0
         self._accent = 0.0
+
+    def attend(self, hearing: bool) -> None:
+        """Whether somebody is speaking to this face from now on."""
+        self._hearing = hearing
 
     def at(self, index: int, loud: float) -> Motion:
         """The pose of video frame `index` (never before the last asked for); `loud`: the voice then, 0 to 1."""
@@ -82,17 +97,18 @@ class Idle:
             rate = 0.08 if loud > self._activity else 0.025
             self._activity += rate * (loud - self._activity)
             self._accent += 0.22 * (loud - self._accent)
+            self._attention += ATTENTION[not self._hearing] * (self._hearing - self._attention)
         a = self._activity
-        nod = (self._accent - a) * 1.6
+        nod = (self._accent - a) * 1.6 + NOD_PX * self._nod(t)
         gaze_x, gaze_y = self._looking(t)
         return Motion(
             x=(1.7 + 0.7 * a) * self._x(t) + 1.1 * a * self._lively_x(t),
             y=(0.9 + 0.4 * a) * self._y(t),
-            roll=(0.42 + 0.2 * a) * self._roll(t) + 0.3 * a * self._lively_roll(t),
+            roll=(0.42 + 0.2 * a) * self._roll(t) + 0.3 * a * self._lively_roll(t) + self._tilt * self._attention,
             yaw=(1.9 + 0.8 * a) * self._yaw(t) + 0.9 * a * self._lively_x(t),
             pitch=(1.2 + 0.5 * a) * self._pitch(t) + 0.8 * a * self._lively_pitch(t) + nod,
             breath=0.8 * self._breath(t),
-            brows=min(self._raised(t) + max(0.5 * (self._accent - 0.55), 0.0) * a, 1.0),
+            brows=min(self._raised(t) + max(0.5 * (self._accent - 0.55), 0.0) * a + 0.15 * self._attention, 1.0),
             smile=max(0.0, 0.16 + 0.14 * self._smile(t)) * (1 - 0.4 * min(a, 1.0)),
             lids=self._closed(t),
             gaze_x=gaze_x,
@@ -111,7 +127,7 @@ class Idle:
         """Where the eyes rest. A saccade of these sizes takes less than a frame: they leap."""
         while self._next_look <= t + 1.0:
             rng = self._gazing
-            if rng.random() < AWAY:
+            if rng.random() < AWAY * (1 - 0.7 * self._attention):
                 x, y = rng.choice((-1, 1)) * rng.uniform(*AWAY_PX), rng.uniform(-0.5, 0.7)
                 seconds = rng.uniform(0.4, 0.9)
             else:
@@ -122,6 +138,23 @@ class Idle:
         while len(self._looks) > 1 and self._looks[1][0] <= t:
             del self._looks[0]
         return self._looks[0][1:]
+
+    def _nod(self, t: float) -> float:
+        """How far down the head is because it listens, about 0 to 1."""
+        if self._hearing and self._hearing_since < 0:
+            self._hearing_since = t
+            self._next_nod = t + self._nodding.uniform(1.4, 2.8)
+            if self._attention < 0.05:
+                self._tilt = self._nodding.uniform(-TILT, TILT)
+        elif not self._hearing and self._hearing_since >= 0:
+            if t - self._hearing_since > 1.0 and self._nodding.random() < 0.6:
+                self._nods.append((t + 0.12, 1, self._nodding.uniform(0.7, 1.0)))
+            self._hearing_since, self._next_nod = -1.0, math.inf
+        if t >= self._next_nod:
+            self._nods.append((t, self._nodding.choice((1, 1, 2)), self._nodding.uniform(0.5, 1.0)))
+            self._next_nod = t + self._nodding.uniform(2.2, 5.0)
+        self._nods = [n for n in self._nods if n[0] + n[1] * NOD_S > t]
+        return sum(_dips((t - start) / NOD_S, dips) * height for start, dips, height in self._nods)
 
     def _raised(self, t: float) -> float:
         while self._next_raise <= t + 1.0:
@@ -145,3 +178,10 @@ def _blink(t: float) -> float:
         return 1.0
     rest = (t - closing - closed) / opening
     return float((1 - rest) ** 1.5)
+
+
+def _dips(x: float, dips: int) -> float:
+    """One nod after the other, each 1 long and smaller than the last."""
+    if not 0 < x < dips:
+        return 0.0
+    return float(0.6 ** int(x) * math.sin(math.pi * (x % 1)) ** 2)

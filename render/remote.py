@@ -11,7 +11,7 @@ from dataclasses import replace
 import anyio
 import msgspec
 
-from render.wire import Cut, Face, Frame, Key, Open, Push, Request
+from render.wire import Attend, Cut, Face, Frame, Key, Open, Push, Request
 from server.core.clock import MediaClock
 from server.core.errors import StageError, WorkerLost
 from server.core.media import MEDIA_RATE, SAMPLE_BYTES, AvatarInfo, EncodedFrame, Samples, Speech
@@ -23,6 +23,7 @@ CODECS = ("H264", "VP8")
 QUEUE_FRAMES = 12  # half a second of encoded pictures for a slow reader; then the oldest go
 KEPT_BYTES = 600 * MEDIA_RATE * SAMPLE_BYTES  # voice kept for a worker that must be told again: ten minutes
 READY_S = 30.0
+COMPILED_S = 180.0  # the first start of the InsTaG face compiles its kernels: half a minute on a quiet machine
 HANG_S = 5.0  # the worker's loop works for a few milliseconds at a time
 
 
@@ -37,6 +38,27 @@ class _Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
             raise ValueError("bitrate must lie between 100000 and 20000000 bits per second")
         if not 10 <= self.lead_ms <= 200:
             raise ValueError("lead_ms must lie between 10 and 200")
+
+
+class InstagSettings(_Settings, frozen=True, kw_only=True, tag_field="type", tag="instag"):
+    """The InsTaG face: a person as Gaussians that move with the voice, painted on one CPU core."""
+
+    avatars: tuple[str, ...] = ()
+    """folders with avatars of your own, or with one; they hide those of the same name that come with visavis"""
+    background: str = ""
+    """what is behind the person: #rrggbb, or a picture's file; empty: what the person was filmed before"""
+    side: int = 512
+    """width of the picture in pixels, at most the avatar's own; it shrinks by itself on a machine that is too slow"""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not 128 <= self.side <= 1024 or self.side % 16:
+            raise ValueError("side must be a multiple of 16 between 128 and 1024 pixels")
+
+    def load(self) -> AbstractAsyncContextManager["RemoteEngine"]:
+        more = [part for path in self.avatars for part in ("--avatars", path)]
+        more += ["--side", str(self.side)] + (["--background", self.background] if self.background else [])
+        return _load("instag", self.bitrate, self.lead_ms, more, COMPILED_S)
 
 
 class StillSettings(_Settings, frozen=True, kw_only=True, tag_field="type", tag="still"):
@@ -54,9 +76,11 @@ class TestcardSettings(_Settings, frozen=True, kw_only=True, tag_field="type", t
 
 
 @asynccontextmanager
-async def _load(kind: str, bitrate: int, lead_ms: float) -> AsyncIterator["RemoteEngine"]:
-    arguments = [kind, "--bitrate", str(bitrate), "--lead-ms", str(lead_ms)]
-    worker = Worker[Request, Frame]("render", "render.worker", Frame, arguments, ready_s=READY_S, hang_s=HANG_S)
+async def _load(
+    kind: str, bitrate: int, lead_ms: float, more: Sequence[str] = (), ready_s: float = READY_S
+) -> AsyncIterator["RemoteEngine"]:
+    arguments = [kind, "--bitrate", str(bitrate), "--lead-ms", str(lead_ms), *more]
+    worker = Worker[Request, Frame]("render", "render.worker", Frame, arguments, ready_s=ready_s, hang_s=HANG_S)
     async with worker:
         engine = RemoteEngine(worker)
         try:
@@ -72,24 +96,31 @@ class RemoteEngine:
         self.worker = worker
         faces = msgspec.convert(worker.about["faces"], list[Face])
         self.avatars: Sequence[AvatarInfo] = [
-            AvatarInfo(f.name, f.width, f.height, title=f.title, poster=f.poster) for f in faces
+            AvatarInfo(f.name, f.width, f.height, title=f.title, poster=f.poster, alpha=f.alpha) for f in faces
         ]
+        self.notes = msgspec.convert(worker.about.get("notes", []), list[str])
+        """a sentence for each face that could not be loaded"""
         self._open: set[RemoteRenderer] = set()
         self._opened = 0
 
-    async def open(self, avatar: str, codec: str, origin_s: float) -> "RemoteRenderer":
-        """A face for one call. Raises StageError if there is no such avatar or codec."""
-        names = [a.name for a in self.avatars]
-        if avatar not in names:
-            known = ", ".join(names)
+    async def open(self, avatar: str, codec: str, origin_s: float, alpha: bool = False) -> "RemoteRenderer":
+        """A face for one call. Raises StageError if there is no such avatar or codec, or the avatar has no matte."""
+        known_avatars = {a.name: a for a in self.avatars}
+        if avatar not in known_avatars:
+            known = ", ".join(known_avatars)
             raise StageError(
                 "render", "unknown_avatar", f"there is no avatar {avatar!r}; try {known}", retryable=False
             )
         if codec not in CODECS:
             known = " or ".join(CODECS)
             raise StageError("render", "unknown_codec", f"video comes as {known}, not as {codec!r}", retryable=False)
+        if alpha and not known_avatars[avatar].alpha:
+            raise StageError(
+                "render", "no_alpha", f"{avatar} has no matte; ask for it without alpha", retryable=False
+            )
         self._opened += 1
-        renderer = RemoteRenderer(self.worker, Open(avatar, codec, origin_s, seed=self._opened), self._open.discard)
+        opening = Open(avatar, codec, origin_s, seed=self._opened, alpha=alpha)
+        renderer = RemoteRenderer(self.worker, opening, self._open.discard)
         self._open.add(renderer)
         return renderer
 
@@ -112,7 +143,7 @@ class RemoteRenderer:
         self._clock = MediaClock(opening.origin_s)
         self._session: WorkerSession[Request, Frame] | None = None
         self._pushed: deque[Push] = deque()
-        self._started = False
+        self._started = self._hearing = False
         self._frames: deque[EncodedFrame] = deque()
         self._changed = asyncio.Event()
         self._awaiting_key = False
@@ -135,6 +166,10 @@ class RemoteRenderer:
     async def cut(self, at: Samples) -> None:
         self._pushed = deque(_before(p, at) for p in self._pushed if p.at < at)
         self._send(Cut(at))
+
+    async def attend(self, hearing: bool) -> None:
+        self._hearing = hearing
+        self._send(Attend(hearing))
 
     def request_key(self) -> None:
         self._started = True
@@ -200,6 +235,8 @@ class RemoteRenderer:
         self._session.send(self._opening)
         for message in self._pushed:
             self._session.send(message)
+        if self._hearing:
+            self._session.send(Attend(True))
         if self._started:
             self._session.send(Key())
 
@@ -222,7 +259,9 @@ class RemoteRenderer:
                 self._awaiting_key = True
                 self._send(Key())
                 return
-        self._frames.append(EncodedFrame(frame.index, frame.data, frame.key, frame.generation, frame.painted_s))
+        self._frames.append(
+            EncodedFrame(frame.index, frame.data, frame.key, frame.generation, frame.painted_s, reduced=frame.reduced)
+        )
         self._changed.set()
 
 

@@ -43,6 +43,7 @@ class Score:
         self.pieces: list[Piece] = []
         self.pushes = 0
         """how many pieces have been added so far"""
+        self._changed: int | None = None
         self._ear = Ear()
 
     def push(self, at: int, generation: int, pcm: NDArray[np.int16], phones: Sequence[Phone] = ()) -> bool:
@@ -60,12 +61,23 @@ class Score:
             last = self.pieces[-1]
             self.pieces[-1] = replace(last, gestures=last.gestures.before(float(gestures.start[0])))
         self.pushes += 1
+        self._change(at)
         self.pieces.append(Piece(at, generation, pcm, loudness, gestures))
         return True
 
     def cut(self, at: int) -> None:
         """Forget what would have been heard from media sample `at` on."""
+        if any(p.end > at for p in self.pieces):
+            self._change(at)
         self.pieces = [p if p.end <= at else p.before(at) for p in self.pieces if p.at < at]
+
+    def take_change(self) -> int | None:
+        """The first media sample whose sound has changed since this was last asked, None if none has."""
+        changed, self._changed = self._changed, None
+        return changed
+
+    def _change(self, at: int) -> None:
+        self._changed = at if self._changed is None else min(self._changed, at)
 
     def forget(self, before: int) -> None:
         """Drop what is so long over that nothing depends on it."""
@@ -74,8 +86,10 @@ class Score:
 
     def over(self, index: int) -> list[Piece]:
         """The pieces that are heard during video frame `index`, in the order they were pushed."""
-        start = index * FRAME_SAMPLES
-        return [p for p in self.pieces if p.at < start + FRAME_SAMPLES and p.end > start]
+        return self._within(index * FRAME_SAMPLES, (index + 1) * FRAME_SAMPLES)
+
+    def _within(self, start: int, end: int) -> list[Piece]:
+        return [p for p in self.pieces if p.at < end and p.end > start]
 
     def generation(self, index: int) -> int:
         """Whose voice is heard during video frame `index` (the last pushed if two meet in it); 0: nobody's."""
@@ -84,10 +98,13 @@ class Score:
 
     def sound(self, index: int) -> NDArray[np.int16]:
         """The voice during video frame `index`: FRAME_SAMPLES samples, zero where nobody speaks."""
-        start = index * FRAME_SAMPLES
-        out = np.zeros(FRAME_SAMPLES, np.int16)
-        for p in self.over(index):
-            first, last = max(p.at, start), min(p.end, start + FRAME_SAMPLES)
+        return self.between(index * FRAME_SAMPLES, (index + 1) * FRAME_SAMPLES)
+
+    def between(self, start: int, end: int) -> NDArray[np.int16]:
+        """The voice of media samples `start` to `end`, zero where nobody speaks."""
+        out = np.zeros(end - start, np.int16)
+        for p in self._within(start, end):
+            first, last = max(p.at, start), min(p.end, end)
             out[first - start : last - start] = p.pcm[first - p.at : last - p.at]
         return out
 

@@ -71,6 +71,7 @@ class StillPainter:
     """One call's picture of a person. Frames are asked for in rising order, some may be left out."""
 
     width = height = SIZE
+    sides = (SIZE,)
 
     def __init__(self, portrait: Portrait, score: Score, seed: int) -> None:
         self._portrait = portrait
@@ -93,6 +94,13 @@ class StillPainter:
         self._behind_from = 0
         self._closing_from = -(10**9)
         self._closing = np.zeros(len(VISEMES))
+
+    def resize(self, side: int) -> None:
+        """The photographs have one size, and hardly cost anything."""
+
+    def attend(self, hearing: bool) -> None:
+        """Whether the person in front of the camera is speaking from now on."""
+        self._idle.attend(hearing)
 
     def cut(self, index: int) -> None:
         """Called just before the score is cut; `index` is the first frame that shows it."""

@@ -30,9 +30,16 @@ class TestcardPainter:
     """One call's test card."""
 
     width = height = SIZE
+    sides = (SIZE,)
 
     def __init__(self, score: Score) -> None:
         self._score = score
+
+    def resize(self, side: int) -> None:
+        """Its counter is read at this size."""
+
+    def attend(self, hearing: bool) -> None:
+        """It shows what is heard, not who listens."""
 
     def cut(self, index: int) -> None:
         """Nothing to ease: the score alone says what is heard."""

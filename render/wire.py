@@ -15,6 +15,8 @@ class Open(msgspec.Struct, tag="open", frozen=True):
     """CLOCK_MONOTONIC seconds of media sample 0"""
     seed: int = 0
     """of blinks and idle motion"""
+    alpha: bool = False
+    """whether the picture is twice as high: the face over black, and below it its matte as grey"""
 
 
 class Push(msgspec.Struct, tag="push", frozen=True):
@@ -35,6 +37,12 @@ class Cut(msgspec.Struct, tag="cut", frozen=True):
     at: int
 
 
+class Attend(msgspec.Struct, tag="attend", frozen=True):
+    """Server -> worker: whether the person in front of the camera is speaking from now on."""
+
+    hearing: bool
+
+
 class Key(msgspec.Struct, tag="key", frozen=True):
     """Server -> worker: the next frame must be decodable on its own; the first one starts the encoder."""
 
@@ -47,10 +55,12 @@ class Frame(msgspec.Struct, tag="frame", frozen=True):
     key: bool
     generation: int
     painted_s: float
+    reduced: bool = False
+    """whether it is smaller than it should be, because the machine is too slow"""
 
 
 class Face(msgspec.Struct, frozen=True):
-    """One avatar in the worker's Hello: `about = {"faces": [Face, ...]}`."""
+    """One avatar in the worker's Hello: `about = {"faces": [Face, ...], "notes": [sentence, ...]}`."""
 
     name: str
     title: str
@@ -58,6 +68,8 @@ class Face(msgspec.Struct, frozen=True):
     height: int
     poster: bytes
     """JPEG"""
+    alpha: bool = False
+    """whether it can come with its matte"""
 
 
-Request = Open | Push | Cut | Key
+Request = Open | Push | Cut | Attend | Key

@@ -1,8 +1,8 @@
-"""The render worker: `python -m render.worker still|testcard`. Paints and encodes every call of one device.
+"""The render worker: `python -m render.worker instag|still|testcard`. Paints and encodes every call of one device.
 
 One loop, no threads: it sleeps until the next frame of any call is to be painted or a message comes. Frame k of a
-call is due at its origin + k / 25 and is painted `lead_ms` before; where there is more work than time, frames whose
-due time has passed are left out, and nothing that is late is ever caught up with.
+call is due at its origin + k / 25 and is painted `lead_ms` before. Where there is more work than time, a face that
+can be painted smaller is; frames that are late all the same are left out, and nothing is ever caught up with.
 """
 
 import argparse
@@ -11,8 +11,9 @@ import gc
 import math
 import time
 import traceback
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Protocol
 
 import cv2
@@ -21,10 +22,12 @@ from numpy.typing import NDArray
 
 from render import portrait
 from render.encode import CODECS, Encoder
+from render.pace import Pace
 from render.score import Score
 from render.still import StillPainter
 from render.testcard import TestcardPainter
-from render.wire import Cut, Face, Frame, Key, Open, Push, Request
+from render.wire import Attend, Cut, Face, Frame, Key, Open, Push, Request
+from server.core.errors import VisavisError
 from server.core.media import FRAME_SAMPLES, VIDEO_FPS
 from server.workers.channel import End, Failed, Hello, Refused, WorkerEnd
 from server.workers.process import ignore_interrupts
@@ -35,6 +38,19 @@ class Painter(Protocol):
 
     width: int
     height: int
+
+    @property
+    def sides(self) -> Sequence[int]:
+        """Widths that it can be painted in, the largest first; with one only it is never resized."""
+        ...
+
+    def resize(self, side: int) -> None:
+        """From the next frame on the picture is so wide."""
+        ...
+
+    def attend(self, hearing: bool) -> None:
+        """Whether the person in front of the camera is speaking from now on."""
+        ...
 
     def cut(self, index: int) -> None:
         """The voice is about to be cut; `index` is the first frame that can show it."""
@@ -50,22 +66,62 @@ class Gallery:
     """What this worker can paint."""
 
     faces: list[Face]
-    painters: dict[str, Callable[[Score, int], Painter]]
-    """name -> (score, seed) -> painter"""
+    painters: dict[str, Callable[[Score, int, bool], Painter]]
+    """name -> (score, seed, whether with its matte) -> painter"""
+    notes: list[str] = field(default_factory=list)
+    """a sentence for each face that could not be loaded"""
 
 
-def stills() -> Gallery:
+@dataclass(frozen=True)
+class Look:
+    """What the command line says about the faces."""
+
+    avatars: list[Path]
+    """where avatars' folders are, besides those that come with the product"""
+    background: str
+    """as `person.backdrop` takes it"""
+    side: int | None
+    """width of the largest picture"""
+
+
+def stills(look: Look) -> Gallery:
     """The people of render/portraits."""
     people = [portrait.load(name) for name in portrait.names()]
     if not people:
         raise FileNotFoundError(f"there are no portraits in {portrait.FOLDER}")
+
+    def painter(person: portrait.Portrait, score: Score, seed: int, alpha: bool) -> Painter:
+        return StillPainter(person, score, seed)
+
     return Gallery(
         [Face(p.name, p.title, portrait.SIZE, portrait.SIZE, p.poster) for p in people],
-        {p.name: functools.partial(StillPainter, p) for p in people},
+        {p.name: functools.partial(painter, p) for p in people},
     )
 
 
-def testcards() -> Gallery:
+def instags(look: Look) -> Gallery:
+    """The people of render/avatars and of the folders that were named, one copy of each for all calls."""
+    # Late: the other faces need neither numba nor the kernels.
+    from render import instag
+    from render.person import Person, backdrop
+
+    background = backdrop(look.background)
+    people, notes = instag.people(instag.folders([instag.AVATARS, *look.avatars]))
+    if not people:
+        why = " ".join(notes) or f"there are none in {', '.join(map(str, [instag.AVATARS, *look.avatars]))}"
+        raise FileNotFoundError(f"no avatar can be shown: {why}")
+
+    def painter(person: Person, score: Score, seed: int, alpha: bool) -> Painter:
+        return instag.InstagPainter(person, score, seed, alpha=alpha, background=background, side=look.side)
+
+    faces = []
+    for name, person in people.items():
+        shown = instag.InstagPainter(person, Score(), 0, background=background, side=look.side)
+        faces.append(Face(name, person.avatar.title, shown.width, shown.height, instag.poster(shown), alpha=True))
+    return Gallery(faces, {name: functools.partial(painter, person) for name, person in people.items()}, notes)
+
+
+def testcards(look: Look) -> Gallery:
     """One card under every name, so that a persona's avatar need not be changed in order to measure."""
     picture = TestcardPainter(Score()).paint(0)
     _, poster = cv2.imencode(".jpg", cv2.cvtColor(picture, cv2.COLOR_YUV2BGR_I420))
@@ -73,11 +129,11 @@ def testcards() -> Gallery:
     size = TestcardPainter.width
     return Gallery(
         [Face(name, "Test card", size, size, poster.tobytes()) for name in names],
-        dict.fromkeys(names, lambda score, seed: TestcardPainter(score)),
+        dict.fromkeys(names, lambda score, seed, alpha: TestcardPainter(score)),
     )
 
 
-KINDS: dict[str, Callable[[], Gallery]] = {"still": stills, "testcard": testcards}
+KINDS: dict[str, Callable[[Look], Gallery]] = {"instag": instags, "still": stills, "testcard": testcards}
 
 
 @dataclass
@@ -86,13 +142,18 @@ class Call:
 
     painter: Painter
     score: Score
-    encoder: Encoder
+    encode: Callable[[int, int], Encoder]
+    """an encoder for pictures of this width and height"""
     origin_s: float
     next: int = 0
     """the frame to paint next"""
     started: bool = False
     key: bool = False
     """whether the next frame must be a key frame"""
+
+    def __post_init__(self) -> None:
+        self.encoder = self.encode(self.painter.width, self.painter.height)
+        self.pace = Pace(self.painter.sides)
 
     def due(self, index: int) -> float:
         return self.origin_s + index / VIDEO_FPS
@@ -105,25 +166,38 @@ class Call:
             # What was painted ahead has been sent: the mouth goes on from there.
             self.painter.cut(max(message.at // FRAME_SAMPLES, self.next))
             self.score.cut(message.at)
+        elif isinstance(message, Attend):
+            self.painter.attend(message.hearing)
         elif isinstance(message, Key):
             if not self.started:
                 self.started = True
                 self.next = max(math.floor((now - self.origin_s) * VIDEO_FPS), 0)
             self.key = True
 
-    def frame(self, now: float, lead_s: float) -> Frame | None:
-        """Paint the next frame if it is time. A first frame is painted at once, though it is due already."""
+    def frame(
+        self, now: float, lead_s: float, calls: int, clock: Callable[[], float] = time.monotonic
+    ) -> Frame | None:
+        """Paint the next frame if it is time. A first frame is painted at once, though it is due already.
+
+        calls: how many share this worker's time.
+        """
         if not self.started or now < self.due(self.next) - lead_s:
             return None
         index, key = self.next, self.key
         self.key = False
+        began = clock()
         picture = self.painter.paint(index)
         data, is_key = self.encoder.encode(picture, index, key)
         self.score.forget(index * FRAME_SAMPLES)
-        painted = time.monotonic()
+        painted = clock()
+        frame = Frame(index, data, is_key, self.score.generation(index), painted, self.pace.reduced)
         # Frames that cannot be on time any more are left out.
         self.next = max(index + 1, math.ceil((painted - self.origin_s) * VIDEO_FPS))
-        return Frame(index, data, is_key, self.score.generation(index), painted)
+        if self.pace.took(painted - began, calls, painted):
+            self.painter.resize(self.pace.side)
+            self.encoder = self.encode(self.painter.width, self.painter.height)
+            self.key = True
+        return frame
 
 
 class Studio:
@@ -162,7 +236,8 @@ class Studio:
             return
         number, call = soonest
         try:
-            frame = call.frame(time.monotonic(), self._lead_s)
+            live = sum(call.started for call in self._calls.values())
+            frame = call.frame(time.monotonic(), self._lead_s, live)
         except Exception as error:  # one call's fault must not end the others'
             self._fail(number, "render_failed", f"the picture could not be painted: {error}")
         else:
@@ -192,9 +267,9 @@ class Studio:
             return
         try:
             score = Score()
-            painter = make(score, message.seed)
-            encoder = Encoder(message.codec, painter.width, painter.height, self._bitrate)
-            self._calls[number] = Call(painter, score, encoder, message.origin_s)
+            painter = make(score, message.seed, message.alpha)
+            encode = functools.partial(Encoder, message.codec, bitrate=self._bitrate)
+            self._calls[number] = Call(painter, score, encode, message.origin_s)
         except Exception as error:
             self._fail(number, "render_failed", f"the picture could not be set up: {error}")
 
@@ -210,17 +285,26 @@ def main() -> None:
     parser.add_argument("kind", choices=sorted(KINDS))
     parser.add_argument("--bitrate", type=int, default=1_200_000)
     parser.add_argument("--lead-ms", type=float, default=50.0)
+    parser.add_argument("--avatars", type=Path, action="append", default=[])
+    parser.add_argument("--background", default="")
+    parser.add_argument("--side", type=int)
     options = parser.parse_args()
     cv2.setNumThreads(1)
     end: WorkerEnd[Request] = WorkerEnd(Request)
     try:
-        gallery = KINDS[options.kind]()
+        gallery = KINDS[options.kind](Look(options.avatars, options.background, options.side))
+    except ModuleNotFoundError as error:
+        end.send(0, Refused(f"{error.name} is not installed; pip install 'visavis[instag]' brings it"))
+        return
+    except VisavisError as error:
+        end.send(0, Refused(error.message))
+        return
     except (OSError, ValueError, cv2.error) as error:
         end.send(0, Refused(f"the faces cannot be read ({error}); install visavis again"))
         return
     gc.collect()
     gc.freeze()  # what is loaded stays; collections need not walk over it
-    end.send(0, Hello({"faces": gallery.faces}))
+    end.send(0, Hello({"faces": gallery.faces, "notes": gallery.notes}))
     Studio(end, gallery, options.bitrate, options.lead_ms / 1000).run()
 
 

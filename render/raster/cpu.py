@@ -49,8 +49,9 @@ class Cloud:
             if part.layers is not None:
                 self.layers[start : start + len(part)] = part.layers
             arrays = (part.means, part.scales, part.rotations, part.opacities, part.sh)
+            means, scales, rotations, opacities, colours = (np.ascontiguousarray(a, np.float32) for a in arrays)
             blocks = slice(start // LANES, start // LANES + size)
-            pack(*(np.ascontiguousarray(a, np.float32) for a in arrays), packed[blocks], sh[blocks])
+            pack(means, scales, rotations, opacities, colours, packed[blocks], sh[blocks])
         self.blocks = packed.ravel()
         self.sh = sh.ravel()
         # softplus's inverse, x + ln(1 - e^-x), in doubles; what is smaller than the least bound is as good as 0.

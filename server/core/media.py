@@ -141,6 +141,8 @@ class EncodedFrame:
     """whose voice moves the lips; 0: nobody speaks"""
     painted_s: float = 0.0
     """loop time at which it was ready; for metrics"""
+    reduced: bool = False
+    """whether it is smaller than it should be, because the renderer's machine is too slow"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -181,3 +183,5 @@ class AvatarInfo:
     title: str = ""
     poster: bytes = field(default=b"", repr=False)
     """a JPEG still for the page to show before the call"""
+    alpha: bool = False
+    """whether it can come with its matte"""

@@ -1,0 +1,185 @@
+"""A call's voice as the motion nets want it: one code a frame, encoded once, and again where the voice has changed.
+
+The encoder is a stream with a memory (how loud the voice is); its state is kept for the last frames, so that a voice
+that was cut, or came late, is encoded anew from where it changed and is then what a whole clip would have given.
+"""
+
+from collections import deque
+from collections.abc import Callable
+from copy import copy
+from dataclasses import dataclass
+from functools import cache
+from typing import Protocol, Self
+
+import numpy as np
+from numpy.lib.stride_tricks import sliding_window_view
+from numpy.typing import NDArray
+
+from render.avatar import Avatar, AvatarError
+from render.features import FeatureError, FeatureStream, MelEncoder
+from render.motion.tables import WINDOW, WINDOW_BEFORE
+from render.score import Score
+from server.core.media import FRAME_SAMPLES
+
+Floats = NDArray[np.float32]
+Codes = Callable[[Floats], Floats]
+
+AHEAD = WINDOW - 1 - WINDOW_BEFORE  # frames behind the shown one whose codes belong to its window
+REMEMBERED = 16  # frames whose state is kept: what comes later than that no longer moves the lips
+SKIPPED = 100  # frames that may be left out and are still listened to; after a longer gap the encoder starts anew
+FACTOR = 3  # 48 kHz to 16 kHz
+TAPS = 97  # of the filter before every third sample is taken: 60 dB down at 8 kHz
+MARGIN = TAPS // 2  # samples that the filter sees beyond a frame, on either side
+
+QUIET = 33.0  # RMS of 32768, -60 dBFS: a frame of voice below this is silence
+CLOSING = (3, 7)  # frames after the last sound between which the mouth comes to rest whatever the encoder says
+
+
+class Stream(Protocol):
+    """Sound at 16 kHz in, features out; feature j comes with the first push that completes 640 * j samples."""
+
+    def push(self, pcm16k: Floats) -> Floats:
+        """(n,) -> the features (k, width, steps) that it completes; the first push brings one more."""
+        ...
+
+    def fork(self) -> Self:
+        """Another one in the same state."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Listener:
+    """What an avatar listens with: one serves all calls."""
+
+    stream: Callable[[], Stream]
+
+    def rest(self, codes: Codes) -> Floats:
+        """(2, CODE): the code of a silence that has lasted."""
+        return np.asarray(codes(self.stream().push(np.zeros(FRAME_SAMPLES // FACTOR, np.float32))[:1])[0], np.float32)
+
+
+def listener(avatar: Avatar) -> Listener:
+    """Raises AvatarError where the avatar does not bring what it listens with."""
+    if avatar.audio.name != "mel":
+        raise AvatarError(
+            "avatar_audio",
+            f"{avatar.title} listens to {avatar.audio.name}, for which there are no weights here. "
+            "Train the person again with visavis, or give the encoder's weights.",
+        )
+    try:
+        encoder = MelEncoder.of_tensors(avatar.encoder)
+    except FeatureError as error:
+        raise AvatarError("avatar_audio", f"{avatar.title}: {error.message}") from error
+    return Listener(lambda: _Forked(encoder.stream()))
+
+
+@cache
+def _filter() -> Floats:
+    """A sinc with its edge at 7.4 kHz in a Kaiser window, which makes no delay: (TAPS,)."""
+    n = np.arange(TAPS) - MARGIN
+    taps = np.sinc(n * 2 * 7400 / 48000) * np.kaiser(TAPS, 5.65)
+    return np.asarray(taps / taps.sum(), np.float32)
+
+
+def thirds(pcm48k: NDArray[np.int16]) -> Floats:
+    """Samples (3 n + 2 * MARGIN,) at 48 kHz -> (n,) at 16 kHz, full scale 1; the first lies at sample MARGIN."""
+    if not pcm48k.any():
+        return np.zeros((len(pcm48k) - 2 * MARGIN) // FACTOR, np.float32)
+    spans = sliding_window_view(pcm48k.astype(np.float32), TAPS)[::FACTOR]
+    return np.asarray(spans[: (len(pcm48k) - 2 * MARGIN) // FACTOR] @ (_filter() / np.float32(32768)), np.float32)
+
+
+@dataclass(frozen=True, slots=True)
+class _State:
+    """The encoder before it hears frame `frame`."""
+
+    frame: int
+    feature: int
+    """the feature that comes next"""
+    stream: Stream
+
+
+class _Forked:
+    """A mel stream that can be copied: its arrays are replaced and never written to."""
+
+    def __init__(self, stream: FeatureStream) -> None:
+        self._stream = stream
+
+    def push(self, pcm16k: Floats) -> Floats:
+        return self._stream.push(pcm16k)
+
+    def fork(self) -> "_Forked":
+        twin = copy(self._stream)
+        twin._mel = copy(self._stream._mel)
+        return _Forked(twin)
+
+
+class Hearing:
+    """One call's codes. Frames are asked for in rising order; some may be left out."""
+
+    def __init__(self, score: Score, stream: Callable[[], Stream], codes: Codes, rest: Floats) -> None:
+        """codes: features (n, width, steps) -> (n, 2, CODE); rest: (2, CODE), of silence."""
+        self._score = score
+        self._stream = stream
+        self._to_codes = codes
+        self._rest = rest
+        self._states: deque[_State] = deque()
+        self._codes: dict[int, Floats] = {}
+
+    def window(self, index: int) -> Floats:
+        """The codes of frames index - 4 to index + 3, (8, 2, CODE), of the voice as it is known now."""
+        self._revise()
+        if not self._states or index - self._states[-1].frame > SKIPPED or index < self._states[0].frame:
+            self._states.clear()
+            self._codes.clear()
+            start = max(index - REMEMBERED, 0)
+            self._states.append(_State(start, start, self._stream()))
+        while self._states[-1].feature <= index + AHEAD:
+            self._listen()
+        while self._states[0].frame < index - REMEMBERED:
+            self._states.popleft()
+        self._codes = {k: code for k, code in self._codes.items() if k >= index - 2 * WINDOW}
+        heard = [self._codes.get(k, self._rest) for k in range(index - WINDOW_BEFORE, index + AHEAD + 1)]
+        settled = np.float32(self._settled(index))
+        return np.asarray((1 - settled) * np.stack(heard) + settled * self._rest, np.float32)
+
+    def _revise(self) -> None:
+        """Forget what was encoded of a voice that is another now."""
+        changed = self._score.take_change()
+        if changed is None or not self._states:
+            return
+        frame = (changed - MARGIN) // FRAME_SAMPLES
+        while len(self._states) > 1 and self._states[-1].frame > frame:
+            self._states.pop()
+        first = self._states[-1].feature
+        self._codes = {k: code for k, code in self._codes.items() if k < first}
+
+    def _listen(self) -> None:
+        """One more frame of voice into the encoder."""
+        last = self._states[-1]
+        stream = last.stream.fork()
+        start = last.frame * FRAME_SAMPLES
+        sound = self._score.between(start - MARGIN, start + FRAME_SAMPLES + MARGIN)
+        features = stream.push(thirds(sound))
+        if len(features):
+            for k, code in enumerate(self._to_codes(features)):
+                self._codes[last.feature + k] = code
+        self._states.append(_State(last.frame + 1, last.feature + len(features), stream))
+
+    def _settled(self, index: int) -> float:
+        """How far the mouth is at rest because nothing is heard, 0 to 1; it stirs before the next sound begins."""
+        since, until = CLOSING[1], AHEAD
+        for k in range(AHEAD):
+            if self._is_loud(index + k):
+                until = k
+                break
+        for k in range(1, CLOSING[1]):
+            if self._is_loud(index - k):
+                since = k
+                break
+        rest = min(max((since - CLOSING[0]) / (CLOSING[1] - CLOSING[0]), 0.0), 1.0)
+        return rest * rest * (3 - 2 * rest) * until / AHEAD
+
+    def _is_loud(self, index: int) -> bool:
+        sound = self._score.sound(index).astype(np.float32)
+        return bool(np.sqrt(np.mean(sound * sound)) >= QUIET)
