@@ -124,8 +124,10 @@ OPPOSITES = (
     ("compress", "uncompress"),
 )  # fmt: skip
 SHAPES = ("oval", "round", "square", "rectangular", "diamond", "triangular", "invertedtriangular")
-LEFT_OUT = ("head-trans", "neck-trans", "head-angle", "mouth-trans-in", "mouth-trans-out", "nose-trans-in", "nose-trans-out",
-            "head-back", "eyebrows-trans-forward", "eyebrows-trans-backward", "neck-scale-vert", "eye-push")  # fmt: skip
+LEFT_OUT = (
+    "head-trans", "neck-trans", "head-angle", "mouth-trans-in", "mouth-trans-out", "nose-trans-in", "nose-trans-out",
+    "head-back", "eyebrows-trans-forward", "eyebrows-trans-backward", "neck-scale-vert", "eye-push",
+)  # fmt: skip
 """what turns or shifts the whole head, or makes a face lopsided or ill"""
 
 
@@ -146,7 +148,7 @@ def _pairs() -> tuple[tuple[str, str, float], ...]:
 
 
 def random_identity(seed: int) -> Identity:
-    """A plausible face: sex, a mix of three ancestries, a shape of the head, and two thirds of all details, mildly."""
+    """A plausible face: sex, a mix of three ancestries, a shape of the head, two thirds of all details, mildly."""
     draw = np.random.default_rng([20261123, seed])
     sex = ("female", "male")[draw.integers(2)]
     targets: dict[str, float] = {}
@@ -379,7 +381,7 @@ def landmarks(identity: Identity | str, controls: Controls) -> Floats:
 
 
 def aperture(identity: Identity | str, controls: Controls) -> Floats:
-    """How far the inner lips are apart: (frames,) metres, the mean of three pairs; lips in contact come to about 0."""
+    """How far the inner lips are apart: (frames,) metres, the mean of three pairs; about 0 in contact."""
     return opening(landmarks(identity, controls))
 
 
@@ -449,7 +451,7 @@ def regions(person: Head) -> NDArray[np.uint8]:
 
 
 def cloud(person: Head, seed: int) -> Cloud:
-    """Points of the face and the inner mouth, more where much moves; landmarks come first, then the rest at random."""
+    """Points of the face and the inner mouth, more where much moves; the 68 landmarks come first."""
     base, draw = _base(), np.random.default_rng([7, seed])
     rest, region = person.rest, regions(person)
     area = _areas(rest, base.faces)
