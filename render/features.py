@@ -5,6 +5,7 @@ encoders of others (AVE, HuBERT), whose weights a user brings, are in `render.br
 """
 
 from collections.abc import Mapping
+from copy import copy
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
@@ -193,6 +194,12 @@ class FeatureStream:
         ready = self._spectra[: CONTEXT + (count - 1) * SPECTRA_PER_FRAME]
         self._spectra = self._spectra[count * SPECTRA_PER_FRAME :].copy()
         return self._encoder.of_spectra(ready)[..., None]
+
+    def fork(self) -> "FeatureStream":
+        """Another one in the same state, to go back to: arrays are replaced here and never written to."""
+        twin = copy(self)
+        twin._mel = copy(self._mel)
+        return twin
 
 
 def _tensor(tensors: Mapping[str, Floats], name: str) -> Floats:

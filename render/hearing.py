@@ -6,7 +6,6 @@ that was cut, or came late, is encoded anew from where it changed and is then wh
 
 from collections import deque
 from collections.abc import Callable
-from copy import copy
 from dataclasses import dataclass
 from functools import cache
 from typing import Protocol, Self
@@ -16,7 +15,7 @@ from numpy.lib.stride_tricks import sliding_window_view
 from numpy.typing import NDArray
 
 from render.avatar import Avatar, AvatarError
-from render.features import FeatureError, FeatureStream, MelEncoder
+from render.features import FeatureError, MelEncoder
 from render.motion.tables import WINDOW, WINDOW_BEFORE
 from render.score import Score
 from server.core.media import FRAME_SAMPLES
@@ -70,7 +69,7 @@ def listener(avatar: Avatar) -> Listener:
         encoder = MelEncoder.of_tensors(avatar.encoder)
     except FeatureError as error:
         raise AvatarError("avatar_audio", f"{avatar.title}: {error.message}") from error
-    return Listener(lambda: _Forked(encoder.stream()))
+    return Listener(encoder.stream)
 
 
 @cache
@@ -97,21 +96,6 @@ class _State:
     feature: int
     """the feature that comes next"""
     stream: Stream
-
-
-class _Forked:
-    """A mel stream that can be copied: its arrays are replaced and never written to."""
-
-    def __init__(self, stream: FeatureStream) -> None:
-        self._stream = stream
-
-    def push(self, pcm16k: Floats) -> Floats:
-        return self._stream.push(pcm16k)
-
-    def fork(self) -> "_Forked":
-        twin = copy(self._stream)
-        twin._mel = copy(self._stream._mel)
-        return _Forked(twin)
 
 
 class Hearing:
