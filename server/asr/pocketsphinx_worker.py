@@ -295,7 +295,7 @@ class Desk:
             text, stable = hearing.answer(message) if hearing is not None else ("", 0)
             lost_s = self._lost_bytes.get(session, 0) / BYTES_PER_S
             self._end.send(session, Answer(message.request, text, stable, lost_s))
-        elif hearing is not None and hearing.utterance == message.utterance:
+        elif isinstance(message, Forget) and hearing is not None and hearing.utterance == message.utterance:
             hearing.forget()
 
     def _close(self, session: int) -> None:

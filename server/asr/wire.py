@@ -3,6 +3,15 @@
 import msgspec
 
 
+class Begin(msgspec.Struct, tag="begin", frozen=True):
+    """Server -> worker, before anything else of a session, where the recogniser knows more than one language."""
+
+    language: str
+    """primary subtag"""
+    hot_words: tuple[str, ...] = ()
+    """words of this call that are easily misheard; bounded, see hotwords.py"""
+
+
 class Audio(msgspec.Struct, tag="audio", frozen=True):
     """Server -> worker: the next piece of an utterance. A new number ends and forgets what was open before."""
 
@@ -45,5 +54,5 @@ class Answer(msgspec.Struct, tag="answer", frozen=True):
     """audio of this session that was too late to be decoded, so far"""
 
 
-ToListener = Audio | Ask | Forget
+ToListener = Begin | Audio | Ask | Forget
 FromListener = Heard | Answer

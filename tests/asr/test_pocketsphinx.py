@@ -9,7 +9,8 @@ import anyio
 import pytest
 
 from server.asr import pocketsphinx
-from server.asr.pocketsphinx import PocketsphinxAsr, PocketsphinxSession, PocketsphinxSettings
+from server.asr.listener import WorkerListener
+from server.asr.pocketsphinx import PocketsphinxAsr, PocketsphinxSettings
 from server.core.errors import StageError
 from server.core.media import Transcript
 from tests.asr.spoken import SENTENCES, error_rate, frames, noise, pause, people, say
@@ -30,7 +31,7 @@ async def engine() -> AsyncIterator[PocketsphinxAsr]:
 
 
 @asynccontextmanager
-async def opened(engine: PocketsphinxAsr) -> AsyncIterator[PocketsphinxSession]:
+async def opened(engine: PocketsphinxAsr) -> AsyncIterator[WorkerListener]:
     session = await engine.open("en")
     try:
         yield session
@@ -38,7 +39,7 @@ async def opened(engine: PocketsphinxAsr) -> AsyncIterator[PocketsphinxSession]:
         await session.aclose()
 
 
-async def push(session: PocketsphinxSession, pcm: bytes) -> None:
+async def push(session: WorkerListener, pcm: bytes) -> None:
     for frame in frames(pcm):
         await session.push(frame)
 
