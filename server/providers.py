@@ -8,8 +8,10 @@ from server.asr.textonly import TextOnlySettings
 from server.llm.openai_compatible import OpenAiSettings
 from server.llm.scripted import ScriptedSettings
 from server.vad.webrtc import WebrtcVadSettings
+from tts.cosyvoice import CosyVoiceSettings
 from tts.espeak import EspeakSettings
 from tts.flite import FliteSettings
+from tts.openai_speech import OpenAiSpeechSettings
 from tts.tone import ToneSettings
 
 
@@ -20,5 +22,5 @@ class Auto(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag_field="t
 VadSettings = WebrtcVadSettings
 AsrSettings = Auto | PocketsphinxSettings | TextOnlySettings
 LlmSettings = Auto | OpenAiSettings | ScriptedSettings
-TtsSettings = Auto | FliteSettings | EspeakSettings | ToneSettings
+TtsSettings = Auto | CosyVoiceSettings | OpenAiSpeechSettings | FliteSettings | EspeakSettings | ToneSettings
 RenderSettings = StillSettings | TestcardSettings

@@ -15,7 +15,7 @@ import aiohttp
 import anyio
 
 from server.core.errors import StageError
-from server.core.media import SAMPLE_BYTES, Clause, Speech, Voice, Word
+from server.core.media import SAMPLE_BYTES, Clause, Speech, Word
 from tts import words
 from tts.remote import TEXT_LIMIT, silence
 from tts.scripts import speakable, without_pictures
@@ -272,7 +272,6 @@ class Events:
 
 async def say(
     clause: Clause,
-    voice: Voice,
     rate: int,
     spell: Callable[[Clause], Awaitable[Spoken]],
     sound: Callable[[str], AsyncGenerator[Sound, None]],

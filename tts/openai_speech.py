@@ -123,7 +123,7 @@ class OpenAiSpeech:
     def say(self, clause: Clause, voice: Voice) -> AsyncGenerator[Speech, None]:
         """The clause in pieces of at most 200 ms, as they come; see http_voice.say."""
         tempo = 1.0 if self._settings.speed else voice.speed
-        return say(clause, voice, self._settings.rate, self._spell, partial(self._sound, voice), tempo)
+        return say(clause, self._settings.rate, self._spell, partial(self._sound, voice), tempo)
 
     async def _sound(self, voice: Voice, text: str) -> AsyncGenerator[Sound, None]:
         settings = self._settings

@@ -43,11 +43,17 @@ class RoutedTts:
     only where there is none by several, brought to one rate.
     """
 
-    def __init__(self, engines: Sequence[Tts]) -> None:
-        self.engines = engines
-        self.languages: Sequence[str] = list(dict.fromkeys(x for engine in engines for x in engine.languages))
-        self.voices: Sequence[str] = list(dict.fromkeys(x for engine in engines for x in engine.voices))
-        self._rests_until = [0.0] * len(engines)
+    def __init__(self, engines: Sequence[Tts], spares: Sequence[Tts] = ()) -> None:
+        """spares: asked only where none of `engines` can or does; their voices are not on offer."""
+        self.engines = [*engines, *spares]
+        self.languages: Sequence[str] = list(dict.fromkeys(x for one in self.engines for x in one.languages))
+        self._offered = len(engines)
+        self._rests_until = [0.0] * len(self.engines)
+
+    @property
+    def voices(self) -> Sequence[str]:
+        """Asked anew each time: a voice may have been added."""
+        return list(dict.fromkeys(x for engine in self.engines[: self._offered] for x in engine.voices))
 
     async def say(self, clause: Clause, voice: Voice) -> AsyncGenerator[Speech, None]:
         """The clause. If a voice fails before it made a sound, the next one that can says it, with a note.
@@ -96,6 +102,8 @@ class RoutedTts:
         return tuple(sorted(able, key=lambda number: not self._has(number, voice.name)))
 
     def _has(self, number: int, name: str) -> bool:
+        if number >= self._offered:
+            return False
         return name in self.engines[number].voices or name.partition("+")[0] in self.engines[number].voices
 
     async def _part(self, clause: Clause, voice: Voice, part: Part) -> AsyncGenerator[Speech, None]:
