@@ -50,7 +50,6 @@ class Kernels(Protocol):
         *,
         eps2d: float,
         near_plane: float,
-        opacities: Tensor | None,
     ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor | None]: ...
 
     def isect_tiles(
@@ -92,41 +91,76 @@ def gsplat_kernels() -> Kernels:
 
 
 @dataclass(frozen=True, slots=True)
-class Splats:
-    """B pictures of N Gaussians each, as tensors on one device; all that is a float may need gradients."""
+class Projected:
+    """N splats in each of B pictures."""
 
-    means: Tensor
-    """(B, N, 3)"""
-    scales: Tensor
-    """(B, N, 3), activated"""
-    rotations: Tensor
-    """(B, N, 4) w x y z of any length"""
-    opacities: Tensor
-    """(B, N), 0 to 1"""
-    values: Tensor
-    """(B, N, channels): what is blended"""
-    layers: Tensor | None
-    """(N,) integers: a lower one lies over a higher one; None: all alike"""
+    radii: Tensor
+    """(B, N, 2) integers; 0 for what is culled"""
+    middles: Tensor
+    """(B, N, 2) px"""
+    depths: Tensor
+    """(B, N)"""
+    conics: Tensor
+    """(B, N, 3) inverse covariances, low-pass included; of nothing where culled"""
+
+    @classmethod
+    def joined(cls, parts: "Sequence[Projected]") -> "Projected":
+        """Of several parts of one picture, in this order."""
+        return cls(
+            torch.cat([p.radii for p in parts], 1),
+            torch.cat([p.middles for p in parts], 1),
+            torch.cat([p.depths for p in parts], 1),
+            torch.cat([p.conics for p in parts], 1),
+        )
 
 
 @dataclass(frozen=True, slots=True)
 class Drawn:
-    """What came of them."""
+    """B pictures."""
 
     values: Tensor
-    """(B, channels, H, W), premultiplied; with `depth` as their last channel if it was asked for"""
+    """(B, channels, H, W), premultiplied"""
     transmittance: Tensor
     """(B, H, W)"""
-    middles: Tensor
-    """(B, N, 2) px; its gradient is kept"""
-    visible: Tensor
-    """(B, N) booleans"""
 
 
 def matrix(camera: Camera, like: Tensor) -> Tensor:
     """(3, 3) intrinsics."""
     (fx, fy), (cx, cy) = camera.focal, camera.centre
     return torch.tensor([[fx, 0, cx], [0, fy, cy], [0, 0, 1]], dtype=like.dtype, device=like.device)
+
+
+def project(
+    kernels: Kernels,
+    means: Tensor,
+    scales: Tensor,
+    rotations: Tensor,
+    views: Tensor,
+    camera: Camera,
+    low_pass: LowPass,
+) -> Projected:
+    """means (B, N, 3), one set for each picture, or (N, 3), shared; scales (3) and rotations (4) likewise.
+
+    views: (B, 4, 4) world to camera; of `camera` the lens and the size are used.
+    """
+    shared = means.dim() == 2
+    lens = matrix(camera, means)
+    found = kernels.fully_fused_projection(
+        means.contiguous(),
+        None,
+        rotations.contiguous(),
+        scales.contiguous(),
+        (views if shared else views[:, None]).contiguous(),
+        lens.expand(len(views), 3, 3).contiguous() if shared else lens.expand(len(views), 1, 3, 3).contiguous(),
+        camera.width,
+        camera.height,
+        eps2d=low_pass.variance,
+        near_plane=NEAR,
+    )
+    radii, middles, depths, conics = found[:4]
+    if shared:
+        return Projected(radii, middles, depths, conics)
+    return Projected(radii[:, 0], middles[:, 0], depths[:, 0], conics[:, 0])
 
 
 def sorting_key(depths: Tensor, layers: Tensor | None) -> Tensor:
@@ -138,61 +172,29 @@ def sorting_key(depths: Tensor, layers: Tensor | None) -> Tensor:
     return within if layers is None else within + layers.to(depths.dtype)
 
 
-def draw(
+def blend(
     kernels: Kernels,
-    splats: Splats,
-    views: Tensor,
+    projected: Projected,
+    opacities: Tensor,
+    values: Tensor,
+    layers: Tensor | None,
     camera: Camera,
-    low_pass: LowPass | None = None,
-    *,
-    depth: bool = False,
+    low_pass: LowPass,
 ) -> Drawn:
-    """views: (B, 4, 4) world to camera; of `camera` the lens and the size are used.
-
-    What is not finite is hidden, as on the CPU.
-    """
-    blur = low_pass or LowPass()
-    g = splats
-    finite = torch.ones_like(g.opacities, dtype=torch.bool)
-    for array in (g.means, g.scales, g.rotations, g.values):
-        finite = finite & array.isfinite().all(-1)
-    finite = finite & g.opacities.isfinite()
-
-    def clean(array: Tensor, by: float = 0.0) -> Tensor:
-        return torch.where(finite[..., None], array, torch.full_like(array, by)).contiguous()
-
-    opacities = torch.where(finite, g.opacities, torch.zeros_like(g.opacities))
-    width, height = camera.width, camera.height
-    radii, middles, depths, conics, _ = kernels.fully_fused_projection(
-        clean(g.means),
-        None,
-        clean(g.rotations, 1.0),
-        clean(g.scales),
-        views[:, None].contiguous(),
-        matrix(camera, g.means).expand(len(views), 1, 3, 3).contiguous(),
-        width,
-        height,
-        eps2d=blur.variance,
-        near_plane=NEAR,
-        opacities=opacities.detach(),
-    )
-    if middles.requires_grad:
-        middles.retain_grad()
-    opacities = opacities[:, None]
-    if blur.trained != blur.variance:
-        seen = (radii > 0).all(-1, keepdim=True)  # what gsplat culls has conics of nothing
-        opacities = opacities * weight(torch.where(seen, conics, torch.ones_like(conics)), blur)
-    values = clean(g.values)[:, None]
-    if depth:
-        values = torch.cat([values, depths[..., None]], -1)
+    """opacities (B, N); values (B, N, channels); layers (N,): a lower one lies over a higher one; None: all alike."""
+    p = projected
+    batch, width, height = len(p.middles), camera.width, camera.height
+    if low_pass.trained != low_pass.variance:
+        seen = (p.radii > 0).all(-1, keepdim=True)
+        opacities = opacities * weight(torch.where(seen, p.conics, torch.ones_like(p.conics)), low_pass)
     across, down = -(-width // TILE), -(-height // TILE)
-    key = sorting_key(depths.detach(), g.layers)
-    _, ids, order = kernels.isect_tiles(middles.detach(), radii, key, TILE, across, down)
-    offsets = kernels.isect_offset_encode(ids, len(views), across, down).reshape(len(views), 1, down, across)
+    key = sorting_key(p.depths.detach().clamp(min=NEAR / 2), layers)
+    _, ids, order = kernels.isect_tiles(p.middles.detach(), p.radii, key, TILE, across, down)
+    offsets = kernels.isect_offset_encode(ids, batch, across, down).reshape(batch, down, across)
     blended, alpha = kernels.rasterize_to_pixels(
-        middles, conics, values, opacities, width, height, TILE, offsets, order
+        p.middles, p.conics, values, opacities, width, height, TILE, offsets, order
     )
-    return Drawn(blended[:, 0].permute(0, 3, 1, 2), 1 - alpha[:, 0, :, :, 0], middles, (radii > 0).all(-1)[:, 0])
+    return Drawn(blended.permute(0, 3, 1, 2), 1 - alpha[..., 0])
 
 
 def weight(conics: Tensor, blur: LowPass) -> Tensor:
@@ -247,6 +249,7 @@ class GpuRasteriser:
         self.device = torch.device(device)
         self._leaves: list[Tensor] = []
         self._drawn: Drawn | None = None
+        self._seen: Projected | None = None
         self._geometry = False
         self._features = 0
 
@@ -270,7 +273,10 @@ class GpuRasteriser:
                 raise ValueError(f"features must be ({len(g)}, 3), and are {feature.shape}")
         leaves = [self._tensor(a).requires_grad_() for a in (g.means, g.scales, g.rotations, g.opacities, g.sh)]
         extra = [self._tensor(feature).requires_grad_() for feature in features]
-        means, scales, rotations, opacities, sh = leaves
+        # What is not finite is hidden, as on the CPU.
+        finite = torch.stack([leaf.detach().isfinite().reshape(len(g), -1).all(1) for leaf in leaves]).all(0)
+        means, scales, rotations, sh = (_clean(leaves[k], finite) for k in (0, 1, 2, 4))
+        opacities = _clean(leaves[3], finite).clamp(max=1)
         view = torch.eye(4, device=self.device)
         view[:3] = self._tensor(np.asarray(camera.world_to_camera))
         place = -view[:3, :3].T @ view[:3, 3]
@@ -278,16 +284,22 @@ class GpuRasteriser:
         values = [harmonics(toward, sh)]
         if geometry:
             values.append(facing(rotations, scales, toward.detach()))
-        splats = Splats(
-            means[None],
-            scales.clamp(min=0)[None],
-            rotations[None],
-            opacities.clamp(max=1)[None],
-            torch.cat([*values, *extra], -1)[None],
+        blur = low_pass or LowPass()
+        seen = project(self.kernels, means, scales.clamp(min=0), rotations, view[None], camera, blur)
+        seen.middles.retain_grad()
+        values += extra
+        if geometry:
+            values.append(seen.depths[0][:, None])
+        drawn = blend(
+            self.kernels,
+            seen,
+            opacities[None],
+            torch.cat(values, -1)[None],
             None if g.layers is None else torch.as_tensor(g.layers, device=self.device),
+            camera,
+            blur,
         )
-        drawn = draw(self.kernels, splats, view[None], camera, low_pass, depth=geometry)
-        self._leaves, self._drawn = [*leaves, *extra], drawn
+        self._leaves, self._drawn, self._seen = [*leaves, *extra], drawn, seen
         self._geometry, self._features = geometry, len(features)
         planes = drawn.values[0].detach().cpu().numpy()
         first = 6 if geometry else 3
@@ -312,8 +324,8 @@ class GpuRasteriser:
 
         Raises RuntimeError before the first `forward`, ValueError for gradients of what `forward` did not make.
         """
-        drawn = self._drawn
-        if drawn is None:
+        drawn, seen = self._drawn, self._seen
+        if drawn is None or seen is None:
             raise RuntimeError("there is nothing to go back through: call forward first")
         if (not self._geometry and (depth is not None or normals is not None)) or len(features) > self._features:
             raise ValueError("gradients were given for what forward was not asked for")
@@ -331,15 +343,20 @@ class GpuRasteriser:
         torch.autograd.backward([drawn.values, drawn.transmittance], [of_values[None], left[None]])
         self._drawn = None
         kept = [_gradient(leaf) for leaf in self._leaves]
-        screen = drawn.middles.grad
-        middles = np.zeros((len(kept[0]), 2), np.float32) if screen is None else _numpy(screen[0, 0])
-        hidden = ~drawn.visible[0].cpu().numpy()
+        middles = _gradient(seen.middles)[0]
+        hidden = ~(seen.radii[0] > 0).all(-1).cpu().numpy()
         for array in (*kept, middles):
             array[hidden] = 0
         return Gradients(kept[0], kept[1], kept[2], kept[3], kept[4], tuple(kept[5:]), middles)
 
     def _tensor(self, array: Any) -> Tensor:
         return torch.tensor(np.asarray(array, np.float32), device=self.device)
+
+
+def _clean(array: Tensor, finite: Tensor) -> Tensor:
+    """(N,) with zeros (opacities), or (N, ...) with ones, in the rows that are to be hidden."""
+    rows = finite.reshape(-1, *[1] * (array.dim() - 1))
+    return torch.where(rows, array, torch.zeros_like(array) if array.dim() == 1 else torch.ones_like(array))
 
 
 def _numpy(tensor: Tensor) -> Floats:

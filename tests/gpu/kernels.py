@@ -31,10 +31,9 @@ class DenseKernels:
         *,
         eps2d: float,
         near_plane: float,
-        opacities: Tensor | None,
     ) -> tuple[Tensor, Tensor, Tensor, Tensor, None]:
         turn, shift = viewmats[..., :3, :3], viewmats[..., :3, 3]
-        seen = means[:, None] @ turn.transpose(-1, -2) + shift[..., None, :]
+        seen = means[..., None, :, :] @ turn.transpose(-1, -2) + shift[..., None, :]
         depths = seen[..., 2]
         fx, fy, cx, cy = (Ks[..., i, j, None] for i, j in ((0, 0), (1, 1), (0, 2), (1, 2)))
         good = depths > near_plane
@@ -46,7 +45,7 @@ class DenseKernels:
         zero = torch.zeros_like(z)
         jacobian = torch.stack([fx / z, zero, -fx * u / z, zero, fy / z, -fy * v / z], -1)
         jacobian = jacobian.reshape(*z.shape, 2, 3)
-        half = jacobian @ turn[:, :, None] @ (matrices(quats) * scales[..., None, :])[:, None]
+        half = jacobian @ turn[..., None, :, :] @ (matrices(quats) * scales[..., None, :])[..., None, :, :, :]
         covariances = half @ half.transpose(-1, -2) + eps2d * torch.eye(2, dtype=means.dtype)
         a, b, c = covariances[..., 0, 0], covariances[..., 0, 1], covariances[..., 1, 1]
         det = a * c - b * b
@@ -87,23 +86,23 @@ class DenseKernels:
             left = torch.ones(image_height, image_width, dtype=means2d.dtype)
             done = torch.zeros_like(left, dtype=torch.bool)
             out = torch.zeros(image_height, image_width, colors.shape[-1], dtype=means2d.dtype)
-            for i in flatten_ids[picture, 0].tolist():
+            for i in flatten_ids[picture].tolist():
                 if i < 0:
                     continue
-                dx, dy = x - means2d[picture, 0, i, 0], y - means2d[picture, 0, i, 1]
-                a, b, c = conics[picture, 0, i].unbind()
+                dx, dy = x - means2d[picture, i, 0], y - means2d[picture, i, 1]
+                a, b, c = conics[picture, i].unbind()
                 power = 0.5 * (a * dx * dx + c * dy * dy) + b * dx * dy
-                alpha = (opacities[picture, 0, i] * torch.exp(-power)).clamp(max=self.cap)
+                alpha = (opacities[picture, i] * torch.exp(-power)).clamp(max=self.cap)
                 after = left * (1 - alpha)
                 blend = (alpha >= FAINT) & ~done
                 done = done | (blend & (after <= DONE))
                 blend = blend & (after > DONE)
                 share = torch.where(blend, alpha * left, torch.zeros_like(left))
-                out = out + share[..., None] * colors[picture, 0, i]
+                out = out + share[..., None] * colors[picture, i]
                 left = torch.where(blend, after, left)
             pictures.append(out)
             alphas.append(1 - left)
-        return torch.stack(pictures)[:, None], torch.stack(alphas)[:, None, ..., None]
+        return torch.stack(pictures), torch.stack(alphas)[..., None]
 
 
 class GsplatProjection(DenseKernels):
@@ -122,7 +121,6 @@ class GsplatProjection(DenseKernels):
         *,
         eps2d: float,
         near_plane: float,
-        opacities: Tensor | None,
     ) -> tuple[Tensor, Tensor, Tensor, Tensor, None]:
         from gsplat.cuda import _torch_impl as reference
 
