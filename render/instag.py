@@ -11,7 +11,7 @@ from render.avatar import AvatarError
 from render.expression import Bearing
 from render.hearing import Hearing, listener
 from render.motion.tables import CODE, WINDOW
-from render.person import Canvas, Person
+from render.person import Canvas, Expression, Person
 from render.raster.gaussians import Bytes
 from render.score import Score
 from server.core.media import FRAME_SAMPLES, MEDIA_RATE
@@ -109,12 +109,17 @@ class InstagPainter:
         """Whether the person in front of the camera is speaking from now on."""
         self._bearing.attend(hearing)
 
-    def paint(self, index: int) -> Bytes:
-        """Frame `index` as I420, BT.601 limited range."""
+    def frame(self, index: int) -> tuple[Floats, Expression]:
+        """What frame `index` shows: the voice's codes, and the expression."""
         loud = self._score.loud((index + 0.5) * FRAME_SAMPLES / MEDIA_RATE)
         expression = self._bearing.at(index, loud)
         codes = self.mouth(index)
         self._shown, self._index = codes, index
+        return codes, expression
+
+    def paint(self, index: int) -> Bytes:
+        """Frame `index` as I420, BT.601 limited range."""
+        codes, expression = self.frame(index)
         if not self._alpha:
             return self._canvas.i420(codes, expression)
         return stacked(self._canvas.i420(codes, expression, alpha=self._matte), self._matte)

@@ -160,7 +160,7 @@ class Canvas:
         )
         self._behind = covering(person.plate if background is None else background, self.width, self.height)
         self._backgrounds: dict[int, cpu.Background] = {}
-        self._mattes: dict[int, Bytes] = {}
+        self._torsos: dict[int, Floats] = {}
 
     def i420(
         self, codes: Floats, expression: Expression, out: Bytes | None = None, alpha: Bytes | None = None
@@ -171,10 +171,10 @@ class Canvas:
         """
         self.move(codes, expression)
         self.arrange(expression)
-        plate = self.person.torso_plate(expression.pose) if self.person.avatar.torso is None else -1
+        plate = self._plate(expression)
         picture = self._rasteriser.i420(self._background(plate), out, alpha)
         if alpha is not None and plate >= 0:
-            behind = self._mattes[plate]
+            behind = np.asarray(self._torso(plate)[:, :, 3] * 255 + 0.5, np.uint8)
             alpha[:] = 255 - ((255 - alpha.astype(np.uint16)) * (255 - behind) + 127) // 255
         return picture
 
@@ -183,6 +183,20 @@ class Canvas:
         self.move(codes, expression)
         self.arrange(expression)
         return self._rasteriser.planes()
+
+    def rgba(self, codes: Floats, expression: Expression) -> Bytes:
+        """One frame without a background: (H, W, 4), colours not premultiplied."""
+        planes = self.planes(codes, expression)
+        colour, through = planes.colour, planes.transmittance
+        plate = self._plate(expression)
+        if plate >= 0:
+            behind = self._torso(plate)
+            colour = colour + through * behind[:, :, :3].transpose(2, 0, 1)
+            through = through * (1 - behind[:, :, 3])
+        alpha = np.clip(1 - through, 0, 1)
+        straight = np.clip(colour / np.maximum(alpha, np.float32(1 / 512)), 0, 1)
+        stacked = np.concatenate([straight, alpha[None]]).transpose(1, 2, 0)
+        return np.ascontiguousarray(np.asarray(stacked * 255 + 0.5, np.uint8))
 
     def move(self, codes: Floats, expression: Expression) -> None:
         """The motion of face and mouth: the first part of a frame."""
@@ -210,6 +224,10 @@ class Canvas:
             shifts = (drive @ self.person.follows).reshape(3, -1)
         self._rasteriser.arrange(cameras, self._deltas, self._low_pass, shifts)
 
+    def _plate(self, expression: Expression) -> int:
+        """The torso picture that goes with the pose; -1 for a person who has a torso of Gaussians, or none."""
+        return self.person.torso_plate(expression.pose) if self.person.avatar.torso is None else -1
+
     def _background(self, plate: int) -> cpu.Background:
         """With the torso's picture over it, if the person has such."""
         known = self._backgrounds.pop(plate, None)
@@ -217,20 +235,26 @@ class Canvas:
             while len(self._backgrounds) >= KEPT_PLATES:
                 oldest = next(iter(self._backgrounds))
                 del self._backgrounds[oldest]
-                self._mattes.pop(oldest, None)
+                self._torsos.pop(oldest, None)
             picture = self._behind
             if plate >= 0:
-                torso = decode(self.person.avatar.plates.torso[plate])
-                opaque = np.ones_like(torso[:, :, :1]) * 255 if torso.shape[2] == 3 else torso[:, :, 3:]
-                share = opaque.astype(np.float32) / 255
-                whole = np.concatenate([torso[:, :, :3] * share, share * 255], 2)
-                small = cv2.resize(whole, (self.width, self.height), interpolation=cv2.INTER_AREA)
-                matte = small[:, :, 3:]
-                picture = np.asarray(small[:, :, :3] + picture * (1 - matte / 255) + 0.5, np.uint8)
-                self._mattes[plate] = np.asarray(matte[:, :, 0] + 0.5, np.uint8)
+                torso = self._torso(plate)
+                picture = np.asarray(torso[:, :, :3] * 255 + picture * (1 - torso[:, :, 3:]) + 0.5, np.uint8)
             known = cpu.Background(picture)
         self._backgrounds[plate] = known  # the last used stands last
         return known
+
+    def _torso(self, plate: int) -> Floats:
+        """(H, W, 4) premultiplied, 0 to 1."""
+        if plate not in self._torsos:
+            torso = decode(self.person.avatar.plates.torso[plate]).astype(np.float32) / 255
+            alpha = torso[:, :, 3:] if torso.shape[2] == 4 else np.ones_like(torso[:, :, :1])
+            whole = np.concatenate([torso[:, :, :3] * alpha, alpha], 2)
+            small = cv2.resize(whole, (self.width, self.height), interpolation=cv2.INTER_AREA)
+            self._torsos[plate] = np.asarray(small, np.float32)
+            while len(self._torsos) > KEPT_PLATES:
+                del self._torsos[next(iter(self._torsos))]
+        return self._torsos[plate]
 
 
 def covering(picture: Bytes, width: int, height: int) -> Bytes:

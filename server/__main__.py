@@ -1,6 +1,7 @@
-"""The `visavis` command: serve a conversation, or say what works on this machine."""
+"""The `visavis` command: serve a conversation, say what works on this machine, or make films and faces."""
 
 import argparse
+import importlib
 import logging
 import os
 import shutil
@@ -8,13 +9,18 @@ import signal
 import sys
 import textwrap
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import AsyncExitStack
 from pathlib import Path
 
 from server.core.errors import VisavisError
 
 STARTED = time.monotonic()
+TOOLS = {
+    "synthesize": "an avatar says a recording: a film",
+    "train": "teach a face: a person, or the motion that all share",
+    "import": "InsTaG's and TalkingGaussian's checkpoints become an avatar's folder",
+}
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -23,11 +29,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
         signal.signal(signal.SIGINT, signal.SIG_DFL)  # Ctrl-C while still importing: no traceback, there is no worker
     try:
         _open_standard_streams()
-        options = _parser().parse_args(arguments)
+        given = list(sys.argv[1:] if arguments is None else arguments)
+        if (tool := _tool(given[:1])) is not None:
+            return tool(given[1:])
+        options = _parser().parse_args(given)
         logging.basicConfig(
             level=logging.DEBUG if options.verbose else logging.WARNING,
             format="%(asctime)s %(levelname)s %(name)s: %(message)s",
         )
+        if options.command in TOOLS:
+            raise VisavisError("usage", f"{options.command} comes first: visavis {options.command} ...")
         if options.command == "doctor":
             # Imported late, as all that follows: `--help` and mistakes on the command line answer at once.
             from server.doctor import examine
@@ -42,6 +53,42 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 1
 
 
+def _tool(arguments: Sequence[str]) -> Callable[[Sequence[str]], int] | None:
+    """What has a command line of its own, each imported when it is wanted: they need more than the server does."""
+    name = arguments[0] if arguments else ""
+    try:
+        if name == "synthesize":
+            from render.synthesize import main as synthesize
+
+            return synthesize
+        if name == "import":
+            from render.importer import main as import_
+
+            return import_
+        if name == "train":
+            return _train
+    except ModuleNotFoundError as error:
+        raise VisavisError("not_installed", _missing(name, error)) from None
+    return None
+
+
+def _missing(command: str, error: ModuleNotFoundError) -> str:
+    extra = "train,instag" if command == "train" else "instag"
+    return f"{command} needs {error.name}, which is not installed: pip install 'visavis[{extra}]' brings it."
+
+
+def _train(arguments: Sequence[str]) -> int:
+    parser = argparse.ArgumentParser(prog="visavis train", description="Teach a face: a person, or what all share.")
+    parser.add_argument("what", choices=("pretrain", "adapt"), help="the universal motion field, or one person")
+    parser.add_argument("rest", nargs=argparse.REMAINDER, help="its own arguments; --help after it lists them")
+    options = parser.parse_args(arguments)
+    try:
+        train = importlib.import_module(f"render.train.{options.what}")
+    except ModuleNotFoundError as error:
+        raise VisavisError("not_installed", _missing("train", error)) from None
+    return int(train.main(options.rest))
+
+
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="visavis", description="A video call with an AI face, on your own machine.")
     verbose = "log what happens inside"
@@ -49,6 +96,8 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(dest="command", required=True)
     serve = commands.add_parser("serve", help="serve the page and the calls")
     doctor = commands.add_parser("doctor", help="say what works here, what is missing, and how to get it")
+    for name, tells in TOOLS.items():
+        commands.add_parser(name, help=tells, add_help=False)  # `_tool` has taken them before
     for command in (serve, doctor):
         command.add_argument(
             "--config", type=Path, action="append", default=[], metavar="FILE", help="TOML overlay; may be repeated"

@@ -45,6 +45,8 @@ class VisavisSession(msgspec.Struct):
     avatar: str | None = None
     persona: str | None = None
     greet: bool = True
+    alpha: bool = False
+    """whether the face is wanted with its matte below it"""
 
 
 class SessionRequest(msgspec.Struct):
@@ -116,12 +118,12 @@ class Server:
         if self._closing:
             raise RequestError(503, "closing", "The server is being stopped. Please try again in a moment.")
         offer = parse_offer(sdp)
-        persona, avatar, greet = self._choose(session)
+        persona, avatar, ours = self._choose(session)
         if len(self._calls) >= self._config.call.max_calls:
             self._counts["calls_refused_total"] += 1
             raise RequestError(429, "busy", "All lines are busy. Please try again in a moment.")
         call_id = "rtc_" + secrets.token_urlsafe(18)
-        call = Call(call_id, self._config, self._engines, persona, avatar, greet=greet)
+        call = Call(call_id, self._config, self._engines, persona, avatar, greet=ours.greet, alpha=ours.alpha)
         # Counted before anything is awaited: two offers at once cannot both take the last line.
         self._calls[call.id] = call
         self._counts["calls_total"] += 1
@@ -180,7 +182,7 @@ class Server:
             session = {**session, **_json_object(given, "session")}
         return sdp, session
 
-    def _choose(self, session: dict[str, Any]) -> tuple[Persona, str, bool]:
+    def _choose(self, session: dict[str, Any]) -> tuple[Persona, str, VisavisSession]:
         try:
             wanted = msgspec.convert(session, SessionRequest)
         except msgspec.ValidationError as error:
@@ -198,7 +200,7 @@ class Server:
             raise RequestError(
                 404, "unknown_avatar", f"There is no avatar {avatar!r} here; there is {listing(known)}."
             )
-        return persona, avatar, ours is not None and ours.greet
+        return persona, avatar, ours or VisavisSession(greet=False)
 
     async def _hang_up(self, request: web.Request) -> web.Response:
         call = self._calls.get(request.match_info["call"])
@@ -253,6 +255,7 @@ class Server:
                         "poster": f"/v1/visavis/avatars/{a.name}/poster.jpg" if a.poster else None,
                         "width": a.width,
                         "height": a.height,
+                        "alpha": a.alpha,
                     }
                     for a in self._engines.avatars
                 ],

@@ -10,6 +10,7 @@ from typing import Any
 
 import anyio
 
+from render.remote import InstagSettings, StillSettings
 from server.app import listen
 from server.asr.pocketsphinx import PocketsphinxSettings
 from server.config import Config, load_config
@@ -54,7 +55,7 @@ async def _examine(config: Config) -> int:
         ]
     else:
         voices = [await _try(f"speak: {tag(config.tts)}", config.tts.load(), 'tts.type = "auto" takes what there is')]
-    face = await _try("face", config.render.load(), "the face is part of the project: reinstall it")
+    face = await _face(config)
     works &= any(voices) and face
     print("\nvisavis serve works here." if works else "\nvisavis serve does not work here yet; see above.")
     return 0 if works else 1
@@ -71,6 +72,18 @@ async def _think(config: Config) -> bool:
     else:
         _tell(False, "think: language model", f"{found.reason}; to get one, {found.how}")
     return True
+
+
+async def _face(config: Config) -> bool:
+    """The InsTaG face has the portraits as its spare."""
+    settings = config.render
+    name = f"face: {tag(settings)}"
+    if isinstance(settings, InstagSettings):
+        if await _try(name, settings.load(), "the portraits stand in"):
+            return True
+        settings = StillSettings()
+        name = f"face: {tag(settings)}"
+    return await _try(name, settings.load(), "the face is part of the project: reinstall it")
 
 
 async def _try(name: str, manager: AbstractAsyncContextManager[Any], otherwise: str) -> bool:

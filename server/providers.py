@@ -2,7 +2,7 @@
 
 import msgspec
 
-from render.remote import StillSettings, TestcardSettings
+from render.remote import InstagSettings, StillSettings, TestcardSettings
 from server.asr.pocketsphinx import PocketsphinxSettings
 from server.asr.textonly import TextOnlySettings
 from server.llm.openai_compatible import OpenAiSettings
@@ -23,4 +23,4 @@ VadSettings = WebrtcVadSettings
 AsrSettings = Auto | PocketsphinxSettings | TextOnlySettings
 LlmSettings = Auto | OpenAiSettings | ScriptedSettings
 TtsSettings = Auto | CosyVoiceSettings | OpenAiSpeechSettings | FliteSettings | EspeakSettings | ToneSettings
-RenderSettings = StillSettings | TestcardSettings
+RenderSettings = InstagSettings | StillSettings | TestcardSettings

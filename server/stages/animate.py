@@ -27,11 +27,20 @@ class Close:
     at: Samples
 
 
-async def animate(inbox: MemoryObjectReceiveStream[Show | Close], renderer: Renderer) -> None:
+@dataclass(frozen=True, slots=True)
+class Attend:
+    """Whether the person is speaking from now on."""
+
+    hearing: bool
+
+
+async def animate(inbox: MemoryObjectReceiveStream[Show | Close | Attend], renderer: Renderer) -> None:
     """Tell the face, in order."""
     async for item in inbox:
         if isinstance(item, Show):
             await renderer.push(item.speech, item.at, item.generation)
+        elif isinstance(item, Attend):
+            await renderer.attend(item.hearing)
         else:
             await renderer.cut(item.at)
 
@@ -55,6 +64,8 @@ class Pictures:
         """frames that came but were not shown"""
         self.missed = 0
         """frames that were not there when they were due"""
+        self.reduced = 0
+        """frames that came smaller than they should be, because the renderer's machine is too slow"""
 
     async def collect(self, renderer: Renderer) -> None:
         """Runs as long as the renderer does."""
@@ -86,6 +97,7 @@ class Pictures:
         return None
 
     def _add(self, frame: EncodedFrame) -> None:
+        self.reduced += frame.reduced
         full = len(self._frames) == self.CAPACITY
         if full:  # nobody has taken any for a second: they are too late to be shown
             self.dropped += len(self._frames)

@@ -1,5 +1,7 @@
 """The size of the picture follows what the machine can do. All time is virtual."""
 
+from itertools import pairwise
+
 from render.pace import CALM_S, FRAMES, RELAPSE_S, Pace
 
 SIDES = (512, 384, 256)
@@ -9,11 +11,8 @@ def run(
     pace: Pace, cost: dict[int, float], seconds: float, now: float = 0.0, calls: int = 1
 ) -> list[tuple[float, int]]:
     """Frame after frame at the cost of the side of the moment; every change of side, and when."""
-    out = []
-    for k in range(round(seconds * 25)):
-        if pace.took(cost[pace.side], calls, now + k / 25):
-            out.append((now + k / 25, pace.side))
-    return out
+    times = [now + k / 25 for k in range(round(seconds * 25))]
+    return [(t, pace.side) for t in times if pace.took(cost[pace.side], calls, t)]
 
 
 def test_a_quick_machine_keeps_the_full_size() -> None:
@@ -59,9 +58,9 @@ def test_it_does_not_go_up_and_down_for_ever() -> None:
     pace = Pace(SIDES)
     changes = run(pace, {512: 0.036, 384: 0.013, 256: 0.006}, 300)
     ups = [now for now, side in changes if side == 512]
-    gaps = [b - a for a, b in zip(ups, ups[1:], strict=False)]
-    assert len(ups) <= 6
-    assert all(b > 1.5 * a for a, b in zip(gaps[:3], gaps[1:3], strict=False))
+    gaps = [b - a for a, b in pairwise(ups)]
+    assert 2 <= len(ups) <= 6
+    assert all(b > 1.5 * a for a, b in pairwise(gaps[:3]))
     assert sum(side != 512 for _, side in changes) >= len(ups)
 
 
