@@ -1,7 +1,7 @@
 """One call: a conversation, the peer it is held with, and what the wire protocols may ask of it."""
 
 import logging
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import replace
 from typing import Any, Literal
@@ -20,6 +20,7 @@ from server.core.media import VIDEO_FPS, Persona, Voice
 from server.core.notices import Closing, Narrator, Notice, Problem, StateChanged
 from server.core.phrases import phrase
 from server.core.protocols import AsrSession
+from server.core.tools import Tool, ToolOffer
 from server.engines import Engines
 from server.rtc.peer import Offer, Peer
 from server.rtc.realtime import RealtimeChannel
@@ -36,9 +37,20 @@ class Call:
     """What a peer and the wire protocols see of a conversation (rtc.peer.Listener, core.notices.CallControl)."""
 
     def __init__(
-        self, call_id: str, config: Config, engines: Engines, persona: Persona, avatar: str, *, greet: bool = False
+        self,
+        call_id: str,
+        config: Config,
+        engines: Engines,
+        persona: Persona,
+        avatar: str,
+        *,
+        greet: bool = False,
+        alpha: bool = False,
     ) -> None:
-        """greet: whether the persona speaks its opening unasked, as our own page expects."""
+        """greet: whether the persona speaks its opening unasked, as our own page expects.
+
+        alpha: whether the face is wanted with its matte below it, for the page to put over something.
+        """
         self.id = call_id
         self.answered = False
         """whether the caller has our answer: what breaks afterwards is the call's own affair"""
@@ -46,6 +58,8 @@ class Call:
         self._engines = engines
         self._avatar = avatar
         self._greet = greet
+        shown = engines.avatar(avatar)
+        self._alpha = alpha and shown is not None and shown.alpha
         self._turns = config.turns
         self._narrators: list[Narrator] = []
         self._clock = MediaClock(anyio.current_time())
@@ -58,6 +72,8 @@ class Call:
             clock=self._clock,
             lead_ms=config.call.lead_ms,
             tell=self._tell,
+            functions=engines.functions,
+            tools=config.tools,
         )
         self._peer: Peer | None = None
         self._deaf: Problem | None = None
@@ -70,7 +86,9 @@ class Call:
             stack.push_async_callback(_close, asr.aclose)
             renderer = None
             if offer.codec is not None:
-                renderer = await self._engines.renderer.open(self._avatar, offer.codec, self._clock.origin_s)
+                renderer = await self._engines.renderer.open(
+                    self._avatar, offer.codec, self._clock.origin_s, self._alpha
+                )
                 stack.push_async_callback(_close, renderer.aclose)
             ice = self._config.ice.listening_on(self._config.http.host)
             peer = Peer(ice, self._clock, offer, conversation, conversation if renderer else None, self)
@@ -117,6 +135,7 @@ class Call:
         return {
             "frames_dropped": pictures.dropped,
             "frames_missed": pictures.missed,
+            "frames_reduced": pictures.reduced,
             "voice_underruns": voice.underruns,
             "voice_skipped_samples": voice.skipped_samples,
         }
@@ -168,7 +187,8 @@ class Call:
             "silence_ms": round(self._turns.endpoint_s * 1000),
             "fps": VIDEO_FPS,
             "width": face.width if face else 0,
-            "height": face.height if face else 0,
+            "height": face.height * (2 if self._alpha else 1) if face else 0,
+            "alpha": self._alpha,
         }
 
     def update(
@@ -183,6 +203,8 @@ class Call:
         interrupt_response: bool | None = None,
         avatar: str | None = None,
         persona: str | None = None,
+        tools: Sequence[Tool] | None = None,
+        tool_choice: str | None = None,
     ) -> None:
         conversation, taker = self._conversation, self._conversation.taker
         new_persona, new_voice, turns = conversation.persona, conversation.voice, self._turns
@@ -206,6 +228,8 @@ class Call:
             turns = msgspec.structs.replace(turns, mode=turn_mode)
         if silence_ms is not None:
             turns = msgspec.structs.replace(turns, endpoint_s=silence_ms / 1000)
+        if tools is not None or tool_choice is not None:
+            conversation.toolbox.declare(tools, tool_choice)
         conversation.persona, conversation.voice = new_persona, new_voice
         taker.language = new_persona.language
         if turns != self._turns:
@@ -222,6 +246,12 @@ class Call:
         _check_length(text)
         self._conversation.add_item(Item(item_id, role, text, spoken=False), after)
 
+    def offer(self) -> ToolOffer:
+        return self._conversation.toolbox.page
+
+    def add_output(self, call_id: str, output: str, item_id: str) -> None:
+        self._conversation.answer(call_id, output, item_id)
+
     def delete_item(self, item_id: str) -> None:
         self._find(item_id)
         self.history.remove(item_id)
@@ -230,10 +260,10 @@ class Call:
         _check_length(text)
         _check_length(say)
         _check_instructions(instructions)
-        self._conversation.happened(ReplyRequested(text, say=say, instructions=instructions))
+        self._conversation.request(ReplyRequested(text, say=say, instructions=instructions))
 
     def cancel_reply(self) -> bool:
-        there = self._conversation.replying
+        there = self._conversation.replying or self._conversation.toolbox.pending
         self._conversation.happened(Interrupted())
         return there
 

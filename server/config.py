@@ -14,7 +14,7 @@ from render.remote import StillSettings
 from server.core.errors import ConfigError, RequestError
 from server.core.media import Persona
 from server.core.notices import listing
-from server.core.settings import TurnSettings
+from server.core.settings import ToolSettings, TurnSettings
 from server.providers import AsrSettings, Auto, LlmSettings, RenderSettings, TtsSettings, VadSettings
 from server.rtc.peer import RtcSettings
 from server.vad.webrtc import WebrtcVadSettings
@@ -101,6 +101,7 @@ class Config(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     vad: VadSettings = WebrtcVadSettings()
     asr: AsrSettings = Auto()
     llm: LlmSettings = Auto()
+    tools: ToolSettings = ToolSettings()
     tts: TtsSettings = Auto()
     render: RenderSettings = StillSettings()
     personas: dict[str, PersonaSettings] = msgspec.field(default_factory=_personas)

@@ -6,7 +6,7 @@ microphone -> hear -> transcribe -> converse -> reply (think -> speak -> place) 
 
 import logging
 import secrets
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Mapping
 from contextlib import ExitStack
 from dataclasses import replace
 from typing import Any
@@ -17,7 +17,7 @@ from anyio.streams.memory import MemoryObjectReceiveStream, MemoryObjectSendStre
 
 from server.core.clock import MediaClock
 from server.core.endpointing import units
-from server.core.errors import StageError
+from server.core.errors import RequestError, StageError
 from server.core.events import (
     AbandonTurn,
     ChangeState,
@@ -26,9 +26,11 @@ from server.core.events import (
     DropReply,
     Event,
     FinalHeard,
+    Interrupted,
     OpenTurn,
     Order,
     PauseReply,
+    PeerLost,
     PrepareReply,
     ReleaseReply,
     ReplyFailed,
@@ -75,17 +77,19 @@ from server.core.notices import (
     UserHeard,
     UserSaid,
 )
-from server.core.phrases import phrase
-from server.core.protocols import AsrSession, Llm, Renderer, Tts, VadSession
-from server.core.settings import TurnSettings
+from server.core.phrases import filler, phrase
+from server.core.protocols import AsrSession, Function, Llm, Renderer, Tts, VadSession
+from server.core.settings import ToolSettings, TurnSettings
 from server.core.timeline import Timeline
 from server.core.turns import TurnTaker
 from server.core.voicegate import VoiceGate
+from server.memory import Memory
 from server.reply import Makers, Reply
-from server.stages.animate import Close, Pictures, Show, animate
+from server.stages.animate import Attend, Close, Pictures, Show, animate
 from server.stages.converse import converse
 from server.stages.hear import hear
 from server.stages.transcribe import Listening, Transcriber
+from server.toolbox import ReplyTools, Toolbox
 
 log = logging.getLogger(__name__)
 
@@ -112,8 +116,10 @@ class Conversation:
         clock: MediaClock,
         lead_ms: float,
         tell: Callable[[Notice], None],
+        functions: Mapping[str, Function] | None = None,
+        tools: ToolSettings | None = None,
     ) -> None:
-        """tell: hears every notice; never waits."""
+        """tell: hears every notice; never waits. functions: this server's, by name."""
         self.persona = persona
         self.voice = voice
         self.history = History()
@@ -130,13 +136,33 @@ class Conversation:
         self._turns: dict[int, str] = {}
         """turn -> the message that it will become"""
         self._speech_end_s = self._soft_end_s = 0.0
+        self._attends = False
         self._caption = ""
         self._captioned: Samples = Samples(0)
         self._progressed: Samples = Samples(0)
+        self.toolbox = Toolbox(
+            functions or {},
+            tools or ToolSettings(),
+            self.history,
+            tell,
+            self._spawn,
+            lambda: self._reply is None and self.state is State.LISTENING,
+            self._cover,
+            lambda: self.request(ReplyRequested("")),
+        )
+        self._tools: ReplyTools | None = None
+        """of the current reply"""
+        self._covering = ""
+        """what is to be said while the page owes a result"""
+        self._wanted: ReplyRequested | None = None
+        """a reply that waits for the page's results, and for its turn"""
+        self._going_on = False
+        """whether such a reply is under way, nothing of it was heard, and nothing came in between"""
+        self._memory = Memory(self.history, llm)
         self._tasks: TaskGroup | None = None
         self._events: MemoryObjectSendStream[Event] | None = None
         self._listening: MemoryObjectSendStream[Listening] | None = None
-        self._face: MemoryObjectSendStream[Show | Close] | None = None
+        self._face: MemoryObjectSendStream[Show | Close | Attend] | None = None
 
     async def run(
         self,
@@ -149,7 +175,7 @@ class Conversation:
         """Every room at work until `beside` returns."""
         events_in, events = anyio.create_memory_object_stream[Event](EVENTS)
         listening_in, listening = anyio.create_memory_object_stream[Listening](LISTENED)
-        face_in, face = anyio.create_memory_object_stream[Show | Close](SHOWN)
+        face_in, face = anyio.create_memory_object_stream[Show | Close | Attend](SHOWN)
         with ExitStack() as stack:
             for stream in (events_in, events, listening_in, listening, face_in, face):
                 stack.callback(stream.close)
@@ -158,6 +184,7 @@ class Conversation:
             transcriber = Transcriber(asr, self.happened)
             async with anyio.create_task_group() as tasks:
                 self._tasks = tasks
+                tasks.start_soon(self._llm.warm)
                 tasks.start_soon(hear, microphone, vad, VoiceGate(), self._listen, self.happened)
                 tasks.start_soon(self._guarded, "asr", transcriber.run, listening)
                 tasks.start_soon(self._guarded, "asr", transcriber.follow, self._heard_so_far)
@@ -170,6 +197,10 @@ class Conversation:
                 await beside()
                 tasks.cancel_scope.cancel()
         self._tasks = self._events = self._listening = self._face = self._renderer = None
+
+    def _spawn(self, work: Callable[[], Coroutine[Any, Any, None]]) -> None:
+        if self._tasks is not None:
+            self._tasks.start_soon(work)
 
     async def _guarded(self, stage: str, room: Callable[..., Awaitable[None]], *arguments: object) -> None:
         """A room whose provider fails falls silent or stands still, and the person is told; the call goes on."""
@@ -213,6 +244,7 @@ class Conversation:
             if not self.timeline.started:
                 return
             reply.audible = True
+            self._going_on = False
             self._captioned = self._progressed = Samples(0)
             reply.marks.note("audio_packet", anyio.current_time())
             self.happened(ReplyStarted(reply.generation))
@@ -240,18 +272,57 @@ class Conversation:
         """Tell the TurnTaker. Never waits."""
         if isinstance(event, FinalHeard):
             self._record_final(event)
+        elif isinstance(event, Interrupted | PeerLost):
+            self._wanted, self._going_on = None, False
+            self.toolbox.give_up()
         if not _put(self._events, event):
             log.error("too many events at once; %s is lost", type(event).__name__)
 
     def add_item(self, item: Item, after: str | None = None) -> None:
         """Put a message into the history."""
+        self._going_on = False
         self._tell(ItemAdded(item.id, self.history.add(item, after)))
+
+    def request(self, event: ReplyRequested) -> None:
+        """A reply is wanted. One to the page's results waits until they are all there, and until nobody speaks.
+
+        Raises RequestError if all there is to answer is a result that came too late.
+        """
+        plain = not event.text and not event.say
+        if plain and self._going_on:
+            return  # a page asks once for every result that it gives; one reply speaks of them all
+        if plain and self.toolbox.is_late():
+            raise RequestError(
+                409, "late_result", "The result came too late; it is noted, and will not be spoken of."
+            )
+        if plain and (self.toolbox.pending or self.toolbox.fresh):
+            self._wanted = event
+            self._go_on()
+        else:
+            self.happened(event)
+
+    def answer(self, call_id: str, output: str, item_id: str) -> None:
+        """The page's result of a function call. Raises RequestError if nobody asked for it."""
+        self.toolbox.answer(call_id, output, item_id)
+        self._go_on()
+
+    def _go_on(self) -> None:
+        """The reply that waited, if it need not wait any more."""
+        speaking = self._reply is not None or self.state in (State.HEARING, State.PAUSED)
+        if self._wanted is not None and not self.toolbox.pending and not speaking:
+            event, self._wanted = self._wanted, None
+            self._going_on = True
+            self.happened(event)
+
+    def _cover(self, number: int) -> None:
+        self._covering = filler(number, self.persona.language)
+        self.happened(ReplyRequested("", say=self._covering))
 
     def _listen(self, item: Listening) -> None:
         if not _put(self._listening, item) and not isinstance(item, MicFrame):
             log.error("the ASR is %d items behind; an order to it is lost", LISTENED)
 
-    def _animate(self, item: Show | Close) -> None:
+    def _animate(self, item: Show | Close | Attend) -> None:
         if not _put(self._face, item):
             log.warning("the face is behind; a piece of its lips is lost")
 
@@ -268,13 +339,21 @@ class Conversation:
             case ChangeState(state):
                 self.state = state
                 self._tell(StateChanged(state))
+                hearing = state in (State.HEARING, State.PAUSED)
+                if hearing is not self._attends:
+                    self._attends = hearing
+                    self._animate(Attend(hearing))
+                if state is State.LISTENING:
+                    self._go_on()
+                    if self._reply is None:
+                        self._spawn(self._memory.tidy)
             case OpenTurn(turn, at):
                 kept = {t: item for t, item in self._turns.items() if t > turn - TURNS_KEPT}
                 self._turns = {**kept, turn: item_id()}
                 self._listen(order)
                 self._tell(SpeechStarted(self._turns[turn], self._audio_ms(at)))
-                if self._tasks is not None:
-                    self._tasks.start_soon(self._llm.warm)
+                self._memory.rest()
+                self._spawn(self._llm.warm)
             case TakeProvisional():
                 self._soft_end_s = anyio.current_time()
                 self._listen(order)
@@ -347,21 +426,34 @@ class Conversation:
         if said is not None and order.text and self.history.find(said) is None:
             # The final words never came: what was understood before them is answered, and must stand there.
             self.history.add(Item(said, "user", order.text))
-        prompt = History(items=list(self.history.items))
+        self._memory.rest()
+        self.history.fit(self._llm.history_tokens)
+        prompt = self.history.copy()
         if order.planned_s is not None:
             # The turn is not over yet, and may never become a message.
             prompt.items.append(Item("speculation", "user", order.text))
         persona = self.persona
         if order.instructions:
             persona = replace(persona, system_prompt=order.instructions)
+        response_id, message_id = "resp_" + secrets.token_hex(12), item_id()
+        goes_on = order.turn is None and not order.text
+        self._going_on = self._going_on and goes_on
+        self._tools = ReplyTools(
+            self.toolbox,
+            response_id,
+            message_id,
+            self.toolbox.rounds() if goes_on else 0,
+            lambda: self.happened(ReplyProgressed(order.generation)),
+        )
         reply = Reply(
             order.generation,
-            "resp_" + secrets.token_hex(12),
-            item_id(),
+            response_id,
+            message_id,
             prompt,
             Makers(self._llm, self._tts, persona, self.voice),
             say=order.say,
             turn=order.turn,
+            tools=self._tools,
             place=self._place,
             queued=self._queued,
             told=self._told,
@@ -382,7 +474,13 @@ class Conversation:
 
     def _release(self, reply: Reply, now: Samples) -> None:
         reply.released = True
-        previous = self.history.add(Item(reply.item_id, "assistant", "", status="in_progress"))
+        item = Item(reply.item_id, "assistant", "", status="in_progress")
+        cover = self.toolbox.first_pending if reply.say and reply.say == self._covering else None
+        if not reply.say:
+            self._wanted = None
+            self.toolbox.begin()
+        # What covers a call is said before it has a result: there it stands, too.
+        previous = self.history.add(item) if cover is None else self.history.add_before(item, cover)
         self._tell(ReplyCreated(reply.response_id, reply.item_id, previous))
         if reply.text:
             self._tell(ReplyText(reply.response_id, reply.item_id, reply.text))
@@ -392,13 +490,18 @@ class Conversation:
             self._animate(Close(now))
             for placed in moved:
                 self._animate(Show(placed.speech, placed.at, reply.generation))
+        if self._tools is not None:
+            self._tools.release()
         if reply.complete:
             self._tell_made(reply)
 
     def _end(self, reply: Reply, reason: str, now: Samples) -> None:
         """Cut what is heard, drop what is not; the history keeps what was heard."""
         self._reply = None
+        self._going_on = False
         reply.cancel()
+        if self._tools is not None:
+            self._tools.cancel()
         if not reply.released:
             # Nobody knows of it: pictures of it that are already encoded must not be shown either.
             self.pictures.discard(reply.generation)
@@ -466,6 +569,7 @@ class Conversation:
             self._tell(ReplyDone(reply.response_id, reply.item_id, "completed", "", text))
             return
         self._reply = None
+        self._going_on = False
         self.timeline.drop()
         if text.strip():
             self._tell(ReplyCaption(reply.response_id, reply.item_id, text))
@@ -473,7 +577,10 @@ class Conversation:
                 item.text, item.status = text, "completed"
         elif item is not None:
             self.history.remove(item.id)
-        self._tell(ReplyDone(reply.response_id, reply.item_id, "failed", "no_voice", text))
+        if self._tools is not None and self._tools.handed and not text.strip():
+            self._tell(ReplyDone(reply.response_id, reply.item_id, "completed", "", ""))
+        else:
+            self._tell(ReplyDone(reply.response_id, reply.item_id, "failed", "no_voice", text))
         self.happened(ReplyFinished(reply.generation))
 
     def _failed(self, reply: Reply, error: StageError) -> None:
@@ -506,7 +613,7 @@ def _put(stream: MemoryObjectSendStream[Any] | None, item: object) -> bool:
     return True
 
 
-async def _discard(stream: MemoryObjectReceiveStream[Show | Close]) -> None:
+async def _discard(stream: MemoryObjectReceiveStream[Show | Close | Attend]) -> None:
     """A call without a picture."""
     async for _ in stream:
         pass

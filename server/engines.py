@@ -2,7 +2,7 @@
 
 import logging
 import os
-from collections.abc import AsyncIterator, Coroutine, Sequence
+from collections.abc import AsyncIterator, Coroutine, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
@@ -10,19 +10,23 @@ from urllib.parse import urlsplit
 
 import anyio
 
+from render.remote import InstagSettings, StillSettings
 from server.asr.pocketsphinx import PocketsphinxSettings
 from server.asr.textonly import TextOnlySettings
 from server.config import Config
 from server.core.errors import ConfigError, StageError, VisavisError
 from server.core.media import AvatarInfo, Persona
-from server.core.protocols import Asr, Llm, RenderEngine, Tts, Vad
+from server.core.protocols import Asr, Function, Llm, RenderEngine, Tts, Vad
 from server.llm.discover import discover
+from server.llm.functions import load_functions
 from server.llm.openai_compatible import OpenAiSettings, is_local
 from server.llm.scripted import ScriptedSettings
 from server.providers import Auto
 from server.workers.process import live_workers
+from tts.cosyvoice import CosyVoiceSettings
 from tts.espeak import EspeakSettings
 from tts.flite import FliteSettings
+from tts.openai_speech import OpenAiSpeechSettings
 from tts.routed import RoutedTts
 
 log = logging.getLogger(__name__)
@@ -55,6 +59,8 @@ class Engines:
     llm_name: str
     tts: Tts
     renderer: RenderEngine
+    functions: Mapping[str, Function] = field(default_factory=dict)
+    """what the language model may call here, by name"""
     choices: list[Choice] = field(default_factory=list)
 
     @property
@@ -83,21 +89,21 @@ async def load_engines(config: Config, local: bool = False) -> AsyncIterator[Eng
     if local:
         _refuse_leaving(config)
     async with AsyncExitStack() as stack:
+        functions = load_functions(config.tools.functions)
         vad = await stack.enter_async_context(config.vad.load())
         # Started side by side: most of the time each of them waits for a process to come up.
-        (asr, asr_choice), (llm, llm_name, llm_choice), (tts, tts_choice), renderer = await _gather(
+        (asr, asr_choice), (llm, llm_name, llm_choice), (tts, tts_choice), (renderer, face_choice) = await _gather(
             _asr(config, stack), _llm(config, stack, local), _tts(config, stack), _renderer(config, stack)
         )
-        faces = ", ".join(a.name for a in renderer.avatars)
         choices = [
             Choice("hear", tag(config.vad), "small and quick, behind an energy gate"),
             asr_choice,
             llm_choice,
             tts_choice,
-            Choice("face", tag(config.render), f"offers {faces}"),
+            face_choice,
         ]
         deaf = await stack.enter_async_context(TextOnlySettings().load())
-        yield Engines(vad, asr, deaf, llm, llm_name, tts, renderer, choices)
+        yield Engines(vad, asr, deaf, llm, llm_name, tts, renderer, functions=functions, choices=choices)
 
 
 def _refuse_leaving(config: Config) -> None:
@@ -105,6 +111,9 @@ def _refuse_leaving(config: Config) -> None:
     if isinstance(config.llm, OpenAiSettings) and not is_local(config.llm.address):
         host = urlsplit(config.llm.address).hostname
         raise ConfigError(f"llm.base_url is on another machine, {host}; --local forbids that.")
+    if isinstance(config.tts, CosyVoiceSettings | OpenAiSpeechSettings) and config.tts.remote:
+        host = urlsplit(config.tts.remote).hostname
+        raise ConfigError(f"tts.base_url is on another machine, {host}; --local forbids that.")
     for server in config.ice.ice_servers:
         for url in server.urls:
             if not is_local(url.partition(":")[2]):
@@ -163,9 +172,24 @@ async def _llm(config: Config, stack: AsyncExitStack, local: bool) -> tuple[Llm,
 
 async def _tts(config: Config, stack: AsyncExitStack) -> tuple[Tts, Choice]:
     settings = config.tts
+    if isinstance(settings, CosyVoiceSettings | OpenAiSpeechSettings):
+        served: Tts = await stack.enter_async_context(settings.load())
+        spares, names, _ = await _voices_here(stack) if settings.spare else ([], [], [])
+        why = f"configured; {' + '.join(names)} step in if it fails" if spares else "configured"
+        where = urlsplit(settings.remote).hostname or "here"
+        return RoutedTts([served], spares), Choice("speak", tag(settings), why, where)
     if not isinstance(settings, Auto):
         engine: Tts = await stack.enter_async_context(settings.load())
         return engine, Choice("speak", tag(settings), "configured")
+    engines, names, reasons = await _voices_here(stack)
+    if not engines:
+        raise StageError("tts", "no_voice", "No voice works here. " + " ".join(reasons), retryable=False)
+    better = "" if "flite" in names else "apt-get install libflite1 brings a more human voice"
+    return RoutedTts(engines), Choice("speak", " + ".join(names), " ".join(reasons) or "works offline", better=better)
+
+
+async def _voices_here(stack: AsyncExitStack) -> tuple[list[Tts], list[str], list[str]]:
+    """The voices that this machine has by itself, their names, and why others do not work."""
     engines: list[Tts] = []
     names: list[str] = []
     reasons: list[str] = []
@@ -176,14 +200,24 @@ async def _tts(config: Config, stack: AsyncExitStack) -> tuple[Tts, Choice]:
             names.append(tag(candidate))
         except StageError as error:
             reasons.append(error.message)
-    if not engines:
-        raise StageError("tts", "no_voice", "No voice works here. " + " ".join(reasons), retryable=False)
-    better = "" if "flite" in names else "apt-get install libflite1 brings a more human voice"
-    return RoutedTts(engines), Choice("speak", " + ".join(names), " ".join(reasons) or "works offline", better=better)
+    return engines, names, reasons
 
 
-async def _renderer(config: Config, stack: AsyncExitStack) -> RenderEngine:
-    return await stack.enter_async_context(config.render.load())
+async def _renderer(config: Config, stack: AsyncExitStack) -> tuple[RenderEngine, Choice]:
+    settings = config.render
+    better = ""
+    try:
+        engine = await stack.enter_async_context(settings.load())
+        better = " ".join(engine.notes)
+    except StageError as error:
+        if not isinstance(settings, InstagSettings):
+            raise
+        log.warning("the portraits stand in: %s", error.message)
+        better = error.message
+        settings = StillSettings(bitrate=settings.bitrate, lead_ms=settings.lead_ms)
+        engine = await stack.enter_async_context(settings.load())
+    faces = ", ".join(a.name for a in engine.avatars)
+    return engine, Choice("face", tag(settings), f"offers {faces}", better=better)
 
 
 def tag(settings: Any) -> str:

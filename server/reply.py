@@ -12,7 +12,7 @@ from server.core.errors import StageError
 from server.core.history import History
 from server.core.marks import Marks
 from server.core.media import MEDIA_RATE, Clause, Persona, Samples, Speech, Voice
-from server.core.protocols import Llm, Tts
+from server.core.protocols import Llm, Tools, Tts
 from server.stages.speak import speak
 from server.stages.think import recite, think
 
@@ -51,6 +51,7 @@ class Reply:
         *,
         say: str = "",
         turn: int | None = None,
+        tools: Tools | None = None,
         place: Callable[["Reply", Speech], None],
         queued: Callable[[], Samples],
         told: Callable[["Reply", Clause], None],
@@ -76,7 +77,9 @@ class Reply:
         """what follows `text` on the page only"""
         self._prompt = prompt
         self._makers = makers
-        self._say = say
+        self.say = say
+        """the words to speak; empty: the model's"""
+        self._tools = tools
         self._place = place
         self._queued = queued
         self._told = told
@@ -116,9 +119,9 @@ class Reply:
                         await clauses_in.send(clause)
 
             async with anyio.create_task_group() as tasks:
-                if self._say:
+                if self.say:
                     tasks.start_soon(
-                        recite, self._say, makers.persona.language, texts_in, self.marks, self._add_unspoken
+                        recite, self.say, makers.persona.language, texts_in, self.marks, self._add_unspoken
                     )
                 else:
                     tasks.start_soon(
@@ -131,6 +134,7 @@ class Reply:
                         self._queued_s,
                         self._fail,
                         self._add_unspoken,
+                        self._tools,
                     )
                 tasks.start_soon(note)
                 tasks.start_soon(speak, clauses, makers.tts, makers.voice, pieces_in, self.marks, self._fail)

@@ -39,3 +39,10 @@ class WorkerLost(StageError):
 
     def __init__(self, worker: str, message: str) -> None:
         super().__init__(worker, "worker_lost", message)
+
+
+class ToolError(VisavisError):
+    """A function that the language model called cannot do what was asked; the message is for the model."""
+
+    def __init__(self, message: str) -> None:
+        super().__init__("tool", message)

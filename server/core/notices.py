@@ -6,7 +6,7 @@ from typing import Any, Literal, Protocol
 
 from server.core.events import State
 from server.core.history import History
-from server.core.tools import Offer, Tool
+from server.core.tools import Tool, ToolOffer
 
 
 @dataclass(frozen=True, slots=True)
@@ -146,8 +146,8 @@ class FunctionCalled:
 
 
 @dataclass(frozen=True, slots=True)
-class FunctionEnded:
-    """What became of a function of this server's that the model called."""
+class FunctionChanged:
+    """A function of this server's was called by the model, or came to its end."""
 
     call_id: str
     name: str
@@ -203,7 +203,7 @@ Notice = (
     | ReplyTruncated
     | ReplyDone
     | FunctionCalled
-    | FunctionEnded
+    | FunctionChanged
     | ItemRemoved
     | Problem
     | Closing
@@ -226,7 +226,7 @@ class CallControl(Protocol):
         `voices`, `turn_mode`, `silence_ms`, `fps`, `width`, `height`."""
         ...
 
-    def offer(self) -> Offer:
+    def offer(self) -> ToolOffer:
         """The functions that the page has declared."""
         ...
 

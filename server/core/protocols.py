@@ -15,7 +15,7 @@ from server.core.media import (
     Transcript,
     Voice,
 )
-from server.core.tools import NOTHING, Offer, ToolCall, ToolResult
+from server.core.tools import NOTHING, Tool, ToolCall, ToolOffer, ToolResult
 
 
 class VadSession(Protocol):
@@ -71,7 +71,7 @@ class Llm(Protocol):
         """How much of a conversation it is sent at the most; 0: it minds no length, and writes no summaries."""
         ...
 
-    def reply(self, history: History, persona: Persona, offer: Offer = NOTHING) -> AsyncGenerator[Token, None]:
+    def reply(self, history: History, persona: Persona, offer: ToolOffer = NOTHING) -> AsyncGenerator[Token, None]:
         """The answer as it streams; the functions that it wants called come last. Closing the iterator stops the
         server's work too.
 
@@ -87,23 +87,38 @@ class Llm(Protocol):
 class Tools(Protocol):
     """The functions that one reply may call."""
 
-    def offer(self, number: int) -> Offer:
+    def offer(self, number: int) -> ToolOffer:
         """What is offered in the reply's request of that number (from 0); NOTHING when it has asked often enough."""
         ...
 
-    async def answer(self, calls: Sequence[ToolCall], slow: Callable[[int], Awaitable[None]]) -> list[ToolResult]:
-        """Every call's result; none if others answer them and ask for another reply then.
+    async def answer(self, calls: Sequence[ToolCall], cover: Callable[[int], Awaitable[bool]]) -> list[ToolResult]:
+        """Every call's result; none if the page answers them and asks for another reply then.
 
-        Nothing is called before the turn is committed. `slow` is awaited when there is still no result, with the
-        number of times that it was so before.
+        Nothing is called before the turn is committed. While there is no result, `cover` is asked to say something,
+        given how often it did; False: enough is being said already.
         """
+        ...
+
+
+class Function(Protocol):
+    """A function of this server's that the model may call."""
+
+    @property
+    def tool(self) -> Tool: ...
+
+    async def call(self, arguments: str) -> str:
+        """The result as text. arguments: JSON of an object. Raises ToolError with a sentence for the model."""
         ...
 
 
 class Tts(Protocol):
     languages: Sequence[str]
     """primary subtags it can say; `*`: any"""
-    voices: Sequence[str]
+
+    @property
+    def voices(self) -> Sequence[str]:
+        """Names that may be asked for; more may come (a voice is cloned)."""
+        ...
 
     def say(self, clause: Clause, voice: Voice) -> AsyncGenerator[Speech, None]:
         """The clause as voice, in pieces as they are made. Closing the iterator cancels it.
@@ -124,6 +139,10 @@ class Renderer(Protocol):
         """From `at` on nothing that was pushed so far is heard any more: close the mouth over about 4 frames."""
         ...
 
+    async def attend(self, hearing: bool) -> None:
+        """Whether the person is speaking from now on: the face listens, and nods now and then."""
+        ...
+
     def packets(self) -> AsyncGenerator[EncodedFrame, None]:
         """Encoded frames in order of their index, ahead of their due time; gaps where it fell behind."""
         ...
@@ -140,10 +159,11 @@ class RenderEngine(Protocol):
 
     avatars: Sequence[AvatarInfo]
 
-    async def open(self, avatar: str, codec: str, origin_s: float) -> Renderer:
+    async def open(self, avatar: str, codec: str, origin_s: float, alpha: bool = False) -> Renderer:
         """A face for one call.
 
         avatar: a name in `avatars`. codec: `H264` or `VP8`. origin_s: loop time (CLOCK_MONOTONIC) of media
-        sample 0, so that the worker knows when each frame is due.
+        sample 0, so that the worker knows when each frame is due. alpha: twice as high, the face over black and
+        below it its matte; only for an avatar that says that it can.
         """
         ...

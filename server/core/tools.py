@@ -44,14 +44,14 @@ class ToolResult:
 
 
 @dataclass(frozen=True, slots=True)
-class Offer:
+class ToolOffer:
     """What the model may call in one request, and whether it must."""
 
     tools: Sequence[Tool] = ()
     choice: str = AUTO
 
 
-NOTHING = Offer()
+NOTHING = ToolOffer()
 
 
 def failure(message: str) -> str:

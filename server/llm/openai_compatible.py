@@ -21,7 +21,7 @@ from server.core.history import History, Message
 from server.core.media import Persona, Token
 from server.core.spoken import Reasoning
 from server.core.tokens import tokens
-from server.core.tools import AUTO, NONE, NOTHING, REQUIRED, Offer
+from server.core.tools import AUTO, NONE, NOTHING, REQUIRED, ToolOffer
 from server.llm.dialects import DIALECTS, OTHER, Dialect, by_address, by_models, merged
 from server.llm.toolcalls import Calls, WrittenCalls
 
@@ -244,7 +244,9 @@ class OpenAiLlm:
         """See protocols.Llm; in tokens of core/tokens.py, corrected by what the server has counted so far."""
         return round(self.settings.history_tokens / self._ratio)
 
-    async def reply(self, history: History, persona: Persona, offer: Offer = NOTHING) -> AsyncGenerator[Token, None]:
+    async def reply(
+        self, history: History, persona: Persona, offer: ToolOffer = NOTHING
+    ) -> AsyncGenerator[Token, None]:
         """The answer without its reasoning; see protocols.Llm.
 
         A `</think>` that nobody opened is passed on: the chunker then drops what it still holds.
@@ -360,7 +362,7 @@ class OpenAiLlm:
     # ---- inside --------------------------------------------------------------------------------------------
 
     async def _ask(
-        self, history: History, persona: Persona, offer: Offer
+        self, history: History, persona: Persona, offer: ToolOffer
     ) -> "tuple[AsyncStream[ChatCompletionChunk], _Bill]":
         """The stream, and the bill of it.
 
@@ -388,7 +390,7 @@ class OpenAiLlm:
             return stream, _Bill(estimate)
 
     def _request(
-        self, history: History, persona: Persona, offer: Offer, manner: _Manner
+        self, history: History, persona: Persona, offer: ToolOffer, manner: _Manner
     ) -> tuple[dict[str, Any], dict[str, Any], int]:
         """(arguments, further fields, estimated tokens) of a request."""
         settings = self.settings

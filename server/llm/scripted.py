@@ -12,7 +12,7 @@ import msgspec
 
 from server.core.history import History, Item
 from server.core.media import Persona, Token
-from server.core.tools import NOTHING, Offer
+from server.core.tools import NOTHING, ToolOffer
 from server.llm.intents import Intent, is_chinese, understand
 from server.llm.sums import SAID, SAID_ZH, Terms, work_out, written
 
@@ -258,7 +258,9 @@ class ScriptedLlm:
     def __init__(self, now: Callable[[], datetime] = datetime.now) -> None:
         self._now = now
 
-    async def reply(self, history: History, persona: Persona, offer: Offer = NOTHING) -> AsyncGenerator[Token, None]:
+    async def reply(
+        self, history: History, persona: Persona, offer: ToolOffer = NOTHING
+    ) -> AsyncGenerator[Token, None]:
         """The answer word by word; see protocols.Llm."""
         # a copy, for a thread: comparing words takes up to ten milliseconds
         copy = History(limit=history.limit, items=[item for item in history.items if item.kind == "message"])

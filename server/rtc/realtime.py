@@ -19,7 +19,10 @@ from server.core.history import Item, Role
 from server.core.notices import (
     CallControl,
     Closing,
+    FunctionCalled,
+    FunctionChanged,
     ItemAdded,
+    ItemRemoved,
     Measured,
     Notice,
     Problem,
@@ -39,6 +42,7 @@ from server.core.notices import (
     UserHeard,
     UserSaid,
 )
+from server.core.tools import AUTO, NONE, REQUIRED, Tool, ToolOffer
 
 log = logging.getLogger(__name__)
 
@@ -52,6 +56,15 @@ EARLY = 256
 """events kept for a channel that is not open yet"""
 REMEMBERED = 64
 """items of which more is known than the history keeps: how much was transcribed, where it was cut"""
+
+
+TOOLS = 64
+"""functions that a page may declare"""
+TOOL_BYTES = 16 * 1024
+"""of one function's parameters"""
+TOOLS_BYTES = 64 * 1024
+"""of all of them together, descriptions included"""
+_TOOL_NAME = re.compile(r"[A-Za-z0-9_-]{1,64}")
 
 
 # ---- what comes in ---------------------------------------------------------------------------------
@@ -91,7 +104,8 @@ class _Session(msgspec.Struct):
     instructions: str | None = None
     output_modalities: list[str] | None = None
     audio: _Audio | None = None
-    tools: list[Any] | None = None
+    tools: list[dict[str, Any]] | None = None
+    tool_choice: str | dict[str, Any] | None = None
     avatar: str | None = None
     persona: str | None = None
     visavis: _Choice | None = None
@@ -107,6 +121,8 @@ class _Item(msgspec.Struct):
     id: str | None = None
     role: str | None = None
     content: list[_Part] | None = None
+    call_id: str | None = None
+    output: str | None = None
 
 
 class _Say(msgspec.Struct):
@@ -186,6 +202,7 @@ class RealtimeChannel:
         self._event_id: str | None = None  # of the client event that is being answered
         self._cut_ms: dict[str, int] = {}
         self._caption: ReplyCaption | None = None
+        self._outputs: dict[str, list[str]] = {}  # response -> its items, in the order in which they were told
         self._receivers: dict[str, tuple[msgspec.json.Decoder[Any], Callable[[Any], None]]] = {
             name: (msgspec.json.Decoder(shape), receive)
             for name, shape, receive in (
@@ -251,8 +268,6 @@ class RealtimeChannel:
     def _update_session(self, event: _SessionUpdate) -> None:
         session = event.session
         problems: list[_Refused] = []
-        if session.tools:
-            problems.append(_Refused("unsupported_value", "Tools cannot be called yet.", "session.tools"))
         if session.output_modalities and "audio" not in session.output_modalities:
             problems.append(
                 _Refused("unsupported_value", "Replies are spoken: 'audio'.", "session.output_modalities")
@@ -262,16 +277,28 @@ class RealtimeChannel:
                 self._call.update(**values)
             except VisavisError as error:
                 problems.append(_Refused(error.code, error.message, param))
+        try:
+            tools = None if session.tools is None else _tools(session.tools)
+            choice = _choice(session.tool_choice)
+            if tools is not None or choice is not None:
+                self._call.update(tools=tools, tool_choice=choice)
+        except _Refused as refused:
+            problems.append(refused)
+        except VisavisError as error:
+            problems.append(_Refused(error.code, error.message, "session.tools"))
         for problem in problems:
             self._error(problem.code, problem.message, problem.param)
         self._send("session.updated", session=self._session())
 
     def _create_item(self, event: _ItemCreate) -> None:
         item = event.item
+        if item.type == "function_call_output":
+            self._create_output(item)
+            return
         if item.type != "message":
             raise _Refused(
                 "unsupported_value",
-                f"Items of type {_short(item.type)} cannot be added yet: messages only.",
+                f"Items of type {_short(item.type)} cannot be added: messages and function_call_outputs can.",
                 "item.type",
             )
         if item.role not in get_args(Role):
@@ -286,8 +313,7 @@ class RealtimeChannel:
         if not text:
             raise _Refused("missing_required_parameter", "The message has no text.", "item.content")
         history = self._call.history
-        if item.id is not None and (not 0 < len(item.id) <= 64 or history.find(item.id) is not None):
-            raise _Refused("item_id_taken", "An item's id has 1 to 64 characters and is used once.", "item.id")
+        item_id = self._new_id(item)
         after = event.previous_item_id
         if after == "root":
             if history.items:
@@ -295,9 +321,23 @@ class RealtimeChannel:
             after = None
         elif after is not None and history.find(after) is None:
             raise _Refused("item_not_found", f"There is no item {_short(after)}.", "previous_item_id")
-        self._items += 1
-        item_id = item.id or f"item_{self._call.id}_{self._items}"
         self._call.add_item(cast(Role, item.role), text, item_id, after)
+
+    def _create_output(self, item: _Item) -> None:
+        if not item.call_id:
+            raise _Refused("missing_required_parameter", "A function_call_output names its call_id.", "item.call_id")
+        if item.output is None:
+            raise _Refused("missing_required_parameter", "A function_call_output has an output.", "item.output")
+        try:
+            self._call.add_output(item.call_id, item.output, self._new_id(item))
+        except VisavisError as error:
+            raise _Refused(error.code, error.message, "item.call_id") from error
+
+    def _new_id(self, item: _Item) -> str:
+        if item.id is not None and (not 0 < len(item.id) <= 64 or self._call.history.find(item.id) is not None):
+            raise _Refused("item_id_taken", "An item's id has 1 to 64 characters and is used once.", "item.id")
+        self._items += 1
+        return item.id or f"item_{self._call.id}_{self._items}"
 
     def _find(self, item_id: str) -> Item:
         item = self._call.history.find(item_id)
@@ -326,7 +366,7 @@ class RealtimeChannel:
     def _create_response(self, event: _ResponseCreate) -> None:
         wish = event.response or _Response()
         if wish.tools:
-            raise _Refused("unsupported_value", "Tools cannot be called yet.", "response.tools")
+            raise _Refused("unsupported_value", "Declare functions with session.update.", "response.tools")
         if wish.output_modalities and "audio" not in wish.output_modalities:
             raise _Refused("unsupported_value", "Replies are spoken: 'audio'.", "response.output_modalities")
         if wish.input or wish.conversation == "none":
@@ -379,9 +419,18 @@ class RealtimeChannel:
                         self._send(event, previous_item_id=previous, item=_item(added))
             case ReplyCreated():
                 self._begin(notice)
+            case FunctionCalled():
+                self._function_called(notice)
+            case FunctionChanged(call_id, name, status):
+                self._send("visavis.function", call_id=call_id, name=name, status=status)
+            case ItemRemoved(item_id):
+                self._send("conversation.item.deleted", item_id=item_id)
             case ReplyText(response_id, item_id, delta):
-                self._send("response.output_audio_transcript.delta", **_part_of(response_id, item_id), delta=delta)
+                self._announce(response_id, item_id)
+                ids = self._part_of(response_id, item_id)
+                self._send("response.output_audio_transcript.delta", **ids, delta=delta)
             case ReplyCaption(response_id, item_id, text, note):
+                self._announce(response_id, item_id)
                 self._caption = notice
                 self._show("assistant", item_id, text, final=False, note=note, response_id=response_id)
             case ReplyAudioStarted(response_id):
@@ -442,38 +491,97 @@ class RealtimeChannel:
         self._show("user", item_id, text, final=True)
 
     def _begin(self, notice: ReplyCreated) -> None:
-        item = _item(Item(notice.item_id, "assistant", "", status="in_progress"))
-        item["content"] = []
+        # Its message is told with the first word: a reply may turn out to be function calls only.
+        self._outputs[notice.response_id] = []
+        if len(self._outputs) > REMEMBERED:
+            del self._outputs[next(iter(self._outputs))]
         self._send("response.created", response=self._response(notice.response_id, "in_progress"))
-        self._send("response.output_item.added", response_id=notice.response_id, output_index=0, item=item)
-        self._send("conversation.item.added", previous_item_id=notice.previous_item_id, item=item)
+
+    def _output(self, response_id: str, item_id: str) -> int:
+        """The item's place among the reply's."""
+        items = self._outputs.get(response_id, [])
+        return items.index(item_id) if item_id in items else 0
+
+    def _part_of(self, response_id: str, item_id: str) -> dict[str, Any]:
+        return {
+            "response_id": response_id,
+            "item_id": item_id,
+            "output_index": self._output(response_id, item_id),
+            "content_index": 0,
+        }
+
+    def _add_output(self, response_id: str, item: dict[str, Any], previous: str | None) -> None:
+        outputs = self._outputs.setdefault(response_id, [])
+        outputs.append(item["id"])
+        index = len(outputs) - 1
+        self._send("response.output_item.added", response_id=response_id, output_index=index, item=item)
+        self._send("conversation.item.added", previous_item_id=previous, item=item)
+
+    def _announce(self, response_id: str, item_id: str) -> None:
+        """The reply's message, if it was not told yet."""
+        if item_id in self._outputs.get(response_id, ()):
+            return
+        item = _item(Item(item_id, "assistant", "", status="in_progress"))
+        item["content"] = []
+        self._add_output(response_id, item, self._before(item_id))
         self._send(
             "response.content_part.added",
-            **_part_of(notice.response_id, notice.item_id),
+            **self._part_of(response_id, item_id),
             part={"type": "audio", "transcript": ""},
         )
 
-    def _end(self, notice: ReplyDone) -> None:
-        ids = _part_of(notice.response_id, notice.item_id)
-        complete = notice.status == "completed"
-        item = Item(notice.item_id, "assistant", notice.text, status="completed" if complete else "incomplete")
+    def _before(self, item_id: str) -> str | None:
         items = self._call.history.items
-        index = next((i for i, it in enumerate(items) if it.id == notice.item_id), None)
-        previous = items[index - 1].id if index else None
+        index = next((i for i, item in enumerate(items) if item.id == item_id), 0)
+        return items[index - 1].id if index else None
+
+    def _function_called(self, notice: FunctionCalled) -> None:
+        response_id = notice.response_id
+        item = self._call.history.find(notice.item_id)
+        if item is None:
+            return
+        shown = _item(item)
+        self._add_output(response_id, {**shown, "status": "in_progress", "arguments": ""}, notice.previous_item_id)
+        ids = {
+            "response_id": response_id,
+            "item_id": item.id,
+            "output_index": self._output(response_id, item.id),
+            "call_id": item.call_id,
+        }
+        self._send("response.function_call_arguments.delta", **ids, delta=item.text)
+        self._send("response.function_call_arguments.done", **ids, name=item.name, arguments=item.text)
+        self._send("response.output_item.done", response_id=response_id, output_index=ids["output_index"], item=shown)
+        self._send("conversation.item.done", previous_item_id=notice.previous_item_id, item=shown)
+
+    def _end(self, notice: ReplyDone) -> None:
+        complete = notice.status == "completed"
         details: dict[str, Any] | None = None
         if notice.status == "cancelled":
             details = {"type": "cancelled", "reason": notice.reason}
         elif notice.status == "failed":
             details = {"type": "failed", "error": {"type": "server_error", "code": notice.reason}}
-        self._send("response.output_audio.done", **ids)
-        self._send("response.output_audio_transcript.done", **ids, transcript=notice.text)
-        self._send("response.content_part.done", **ids, part={"type": "audio", "transcript": notice.text})
-        self._send("response.output_item.done", response_id=notice.response_id, output_index=0, item=_item(item))
-        self._send("conversation.item.done", previous_item_id=previous, item=_item(item))
-        self._send(
-            "response.done", response=self._response(notice.response_id, notice.status, details, [_item(item)])
-        )
-        if index is None:  # nothing of it was heard: the history does not keep it
+        if notice.text:
+            self._announce(notice.response_id, notice.item_id)
+        told = self._outputs.get(notice.response_id, [])
+        item = Item(notice.item_id, "assistant", notice.text, status="completed" if complete else "incomplete")
+        there = self._call.history.find(notice.item_id) is not None
+        if notice.item_id in told:
+            ids = self._part_of(notice.response_id, notice.item_id)
+            previous = self._before(notice.item_id)
+            self._send("response.output_audio.done", **ids)
+            self._send("response.output_audio_transcript.done", **ids, transcript=notice.text)
+            self._send("response.content_part.done", **ids, part={"type": "audio", "transcript": notice.text})
+            self._send(
+                "response.output_item.done",
+                response_id=notice.response_id,
+                output_index=ids["output_index"],
+                item=_item(item),
+            )
+            self._send("conversation.item.done", previous_item_id=previous, item=_item(item))
+        known = [item if item_id == notice.item_id else self._call.history.find(item_id) for item_id in told]
+        output = [_item(one) for one in known if one is not None]
+        self._send("response.done", response=self._response(notice.response_id, notice.status, details, output))
+        if notice.item_id in told and not there:  # nothing of it was heard: the history does not keep it
             self._send("conversation.item.deleted", item_id=notice.item_id)
         if notice.status == "failed":
             self._settle(notice.response_id)
@@ -520,8 +628,7 @@ class RealtimeChannel:
             "model": own.get("model"),
             "output_modalities": ["audio"],
             "instructions": own.get("instructions"),
-            "tools": [],
-            "tool_choice": "auto",
+            **_offered(self._call.offer()),
             "max_output_tokens": "inf",
             "tracing": None,
             "audio": {
@@ -630,12 +737,67 @@ def _settings(session: _Session) -> list[tuple[str, dict[str, Any]]]:
     return [(param, {name: value}) for param, name, value in wishes if value is not None]
 
 
-def _part_of(response_id: str, item_id: str) -> dict[str, Any]:
-    return {"response_id": response_id, "item_id": item_id, "output_index": 0, "content_index": 0}
+def _tools(declared: list[dict[str, Any]]) -> list[Tool]:
+    """The functions of a session.update. Raises _Refused, which names the one that cannot be had."""
+    if len(declared) > TOOLS:
+        raise _Refused(
+            "invalid_value", f"A session may have {TOOLS} tools; these are {len(declared)}.", "session.tools"
+        )
+    tools, size = [], 0
+    for number, tool in enumerate(declared):
+        where = f"session.tools[{number}]"
+        if tool.get("type") != "function":
+            kind = _short(str(tool.get("type")))
+            raise _Refused("unsupported_value", f"Tools of type {kind} cannot be used: functions can.", where)
+        name, description = tool.get("name"), tool.get("description") or ""
+        parameters = tool.get("parameters") or {"type": "object", "properties": {}}
+        if not isinstance(name, str) or not _TOOL_NAME.fullmatch(name):
+            raise _Refused("invalid_value", "A function's name has 1 to 64 of A-Z a-z 0-9 _ -.", f"{where}.name")
+        if not isinstance(description, str):
+            raise _Refused("invalid_type", "A function's description is a text.", f"{where}.description")
+        if not isinstance(parameters, dict) or parameters.get("type", "object") != "object":
+            raise _Refused("invalid_type", "parameters is the JSON Schema of an object.", f"{where}.parameters")
+        length = len(msgspec.json.encode(parameters))
+        size += length + len(description.encode("utf-8", "replace"))
+        if length > TOOL_BYTES or size > TOOLS_BYTES:
+            limits = f"{TOOL_BYTES // 1024} KiB a function, {TOOLS_BYTES // 1024} KiB together"
+            raise _Refused("invalid_value", f"That is too long: parameters may have {limits}.", where)
+        tools.append(Tool(name, description, parameters))
+    return tools
+
+
+def _choice(given: str | dict[str, Any] | None) -> str | None:
+    """A session's tool_choice as one word: a mode, or the name of a function."""
+    if isinstance(given, dict):
+        name = given.get("name")
+        if given.get("type") == "function" and isinstance(name, str):
+            return name
+    elif given is None or given in (AUTO, NONE, REQUIRED):
+        return given
+    raise _Refused(
+        "invalid_value", "tool_choice is 'auto', 'none', 'required', or names a function.", "session.tool_choice"
+    )
+
+
+def _offered(offer: ToolOffer) -> dict[str, Any]:
+    """The session's `tools` and `tool_choice`."""
+    mode = offer.choice in (AUTO, NONE, REQUIRED)
+    return {
+        "tools": [
+            {"type": "function", "name": t.name, "description": t.description, "parameters": t.parameters}
+            for t in offer.tools
+        ],
+        "tool_choice": offer.choice if mode else {"type": "function", "name": offer.choice},
+    }
 
 
 def _item(item: Item) -> dict[str, Any]:
-    """A message of the history as the protocol shows it."""
+    """An item of the history as the protocol shows it."""
+    if item.kind != "message":
+        shown: dict[str, Any] = {"id": item.id, "object": "realtime.item", "type": item.kind, "status": item.status}
+        if item.kind == "function_call":
+            return {**shown, "call_id": item.call_id, "name": item.name, "arguments": item.text}
+        return {**shown, "call_id": item.call_id, "output": item.text}
     content: dict[str, Any]
     if item.role == "assistant" and item.spoken:
         content = {"type": "output_audio", "transcript": item.text}

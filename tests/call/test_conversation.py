@@ -3,7 +3,7 @@
 import itertools
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import anyio
 import numpy as np
@@ -29,6 +29,7 @@ from server.core.notices import (
     UserSaid,
 )
 from server.core.settings import TurnSettings
+from server.core.tools import ToolCall
 from tests.fakes.providers import FakeAsrSession, FakeLlm, FakeRenderer, FakeTts, FakeVad, ScriptedMicrophone
 from tests.virtual_time import virtual_time
 
@@ -41,7 +42,9 @@ N = TypeVar("N", bound=Notice)
 class Stage:
     """A conversation with its tracks being read, and everything that came of it."""
 
-    def __init__(self, llm: FakeLlm, tts: FakeTts, asr: FakeAsrSession, microphone: ScriptedMicrophone) -> None:
+    def __init__(
+        self, llm: FakeLlm, tts: FakeTts, asr: FakeAsrSession, microphone: ScriptedMicrophone, **more: Any
+    ) -> None:
         self.llm, self.tts, self.asr, self.renderer = llm, tts, asr, FakeRenderer()
         self.notices: list[tuple[float, Notice]] = []
         self.packets: list[tuple[float, bytes]] = []
@@ -56,6 +59,7 @@ class Stage:
             clock=self.clock,
             lead_ms=40,
             tell=lambda notice: self.notices.append((anyio.current_time() - self.origin, notice)),
+            **more,
         )
         self._microphone = microphone
         self._over = anyio.Event()
@@ -91,18 +95,20 @@ class Stage:
         return [t for t, pcm in self.packets if any(pcm)]
 
     def texts(self) -> list[tuple[str, str]]:
-        return [(i.role, i.text.strip()) for i in self.conversation.history.items]
+        return [(i.role, i.text.strip()) for i in self.conversation.history.items if i.kind == "message"]
 
 
 @asynccontextmanager
 async def staged(
     *spans: tuple[float, float],
     hears: tuple[str, ...] = ("what time is it",),
-    says: list[list[str | StageError | float]] | None = None,
+    says: list[list[str | StageError | float | ToolCall]] | None = None,
     tts: FakeTts | None = None,
+    history_tokens: int = 0,
+    **more: Any,
 ) -> AsyncIterator[Stage]:
-    llm = FakeLlm(says or [["It is late, go to bed."]])
-    stage = Stage(llm, tts or FakeTts(), FakeAsrSession(*hears), ScriptedMicrophone(*spans))
+    llm = FakeLlm(says or [["It is late, go to bed."]], history_tokens=history_tokens)
+    stage = Stage(llm, tts or FakeTts(), FakeAsrSession(*hears), ScriptedMicrophone(*spans), **more)
     async with anyio.create_task_group() as tasks:
         tasks.start_soon(stage.run)
         yield stage

@@ -25,7 +25,7 @@ from server.core.media import (
     Transcript,
     Voice,
 )
-from server.core.tools import NOTHING, Offer, ToolCall
+from server.core.tools import NOTHING, ToolCall, ToolOffer
 from tts.tone import Tone, ToneSettings
 
 # Loud and restless, as a voice is: steady sound is no speech to the voice gate.
@@ -149,12 +149,14 @@ class FakeLlm:
     """streams that were closed before their end"""
     warmed: int = 0
     history_tokens: int = 0
-    offers: list[Offer] = field(default_factory=list)
+    offers: list[ToolOffer] = field(default_factory=list)
     prompts: list[list[Message]] = field(default_factory=list)
     systems: list[str] = field(default_factory=list)
     """the persona's system prompt of each request"""
 
-    async def reply(self, history: History, persona: Persona, offer: Offer = NOTHING) -> AsyncGenerator[Token, None]:
+    async def reply(
+        self, history: History, persona: Persona, offer: ToolOffer = NOTHING
+    ) -> AsyncGenerator[Token, None]:
         self.asked.append(list(history.messages()))
         self.offers.append(offer)
         self.prompts.append(history.prompt())
@@ -224,12 +226,12 @@ class FakeRenderEngine:
 
     avatars: Sequence[AvatarInfo] = (AvatarInfo("nobody", 64, 64, poster=b"\xff\xd8\xff\xd9"),)
 
-    async def open(self, avatar: str, codec: str, origin_s: float) -> "FakeRenderer":
+    async def open(self, avatar: str, codec: str, origin_s: float, alpha: bool = False) -> "FakeRenderer":
         if avatar not in [a.name for a in self.avatars]:
             raise StageError("render", "unknown_avatar", f"there is no avatar {avatar!r}", retryable=False)
         if codec not in ("H264", "VP8"):
             raise StageError("render", "unknown_codec", f"video does not come as {codec!r}", retryable=False)
-        return FakeRenderer(origin_s)
+        return FakeRenderer(origin_s, alpha)
 
 
 @dataclass
@@ -237,6 +239,8 @@ class FakeRenderer:
     """Remembers what it was told. Its frames are empty, but come on time and know whose voice is heard."""
 
     origin_s: float = 0.0
+    alpha: bool = False
+    attended: list[bool] = field(default_factory=list)
     pushed: list[tuple[Speech, Samples, int]] = field(default_factory=list)
     cuts: list[Samples] = field(default_factory=list)
     keys: int = 0
@@ -254,6 +258,9 @@ class FakeRenderer:
     async def cut(self, at: Samples) -> None:
         self.cuts.append(at)
         self._heard = [(start, min(end, at), generation) for start, end, generation in self._heard if start < at]
+
+    async def attend(self, hearing: bool) -> None:
+        self.attended.append(hearing)
 
     async def packets(self) -> AsyncGenerator[EncodedFrame, None]:
         await self._changed.wait()  # for the first key frame, or the end

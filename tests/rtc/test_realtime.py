@@ -13,7 +13,10 @@ from server.core.events import State
 from server.core.history import History, Item
 from server.core.notices import (
     Closing,
+    FunctionCalled,
+    FunctionChanged,
     ItemAdded,
+    ItemRemoved,
     Measured,
     Notice,
     Problem,
@@ -33,7 +36,8 @@ from server.core.notices import (
     UserHeard,
     UserSaid,
 )
-from server.rtc.realtime import BURST, MAX_BYTES, RealtimeChannel
+from server.core.tools import Tool, ToolOffer
+from server.rtc.realtime import BURST, MAX_BYTES, TOOL_BYTES, TOOLS, RealtimeChannel
 
 
 class ScriptedCall:
@@ -56,6 +60,7 @@ class ScriptedCall:
             "silence_ms": 500,
         }
         self.replying = False
+        self.offered = ToolOffer()
         self.channel: RealtimeChannel | None = None
 
     def session(self) -> dict[str, Any]:
@@ -64,6 +69,10 @@ class ScriptedCall:
     def update(self, **wishes: Any) -> None:
         if wishes.get("voice") == "nobody":
             raise RequestError(400, "unknown_voice", "There is no voice 'nobody'.")
+        if wishes.get("tools") is not None or wishes.get("tool_choice") is not None:
+            tools = wishes.pop("tools")
+            choice = wishes.pop("tool_choice") or self.offered.choice
+            self.offered = ToolOffer(self.offered.tools if tools is None else tuple(tools), choice)
         self.asked.append(("update", wishes))
         self.settings.update({k: v for k, v in wishes.items() if v is not None})
 
@@ -72,6 +81,18 @@ class ScriptedCall:
     ) -> None:
         self.asked.append(("add_item", role, text))
         previous = self.history.add(Item(item_id, role, text, spoken=False), after)
+        assert self.channel is not None
+        self.channel.tell(ItemAdded(item_id, previous))
+
+    def offer(self) -> ToolOffer:
+        return self.offered
+
+    def add_output(self, call_id: str, output: str, item_id: str) -> None:
+        if call_id != "call_1":
+            raise RequestError(404, "unknown_call_id", "It was never asked for.")
+        self.asked.append(("add_output", call_id, output))
+        item = Item(item_id, "system", output, kind="function_call_output", call_id=call_id)
+        previous = self.history.add(item)
         assert self.channel is not None
         self.channel.tell(ItemAdded(item_id, previous))
 
@@ -205,7 +226,7 @@ def test_what_cannot_be_had_is_said_and_the_rest_holds(talk: Talk) -> None:
             "event_id": "e1",
             "session": {
                 "instructions": "Sing.",
-                "tools": [{"type": "function", "name": "f"}],
+                "tools": [{"type": "mcp", "name": "f"}],
                 "audio": {"output": {"voice": "nobody", "speed": 1.5}},
                 "visavis": {"persona": "leo"},
             },
@@ -213,8 +234,8 @@ def test_what_cannot_be_had_is_said_and_the_rest_holds(talk: Talk) -> None:
     )
     assert kinds(events) == ["error", "error", "session.updated"]
     assert [(e["error"]["code"], e["error"]["param"], e["error"]["event_id"]) for e in events[:2]] == [
-        ("unsupported_value", "session.tools", "e1"),
         ("unknown_voice", "session.audio.output.voice", "e1"),
+        ("unsupported_value", "session.tools[0]", "e1"),
     ]
     session = events[2]["session"]
     assert (session["instructions"], session["audio"]["output"]["speed"]) == ("Sing.", 1.5)
@@ -404,6 +425,118 @@ def test_half_a_character_does_not_break_the_channel(talk: Talk) -> None:
     assert event["message"] == "\ud83d"
 
 
+# ---- functions
+
+WEATHER = {
+    "type": "function",
+    "name": "weather",
+    "description": "Tells the weather.",
+    "parameters": {"type": "object", "properties": {"place": {"type": "string"}}, "required": ["place"]},
+}
+
+
+def declare(talk: Talk, *tools: dict[str, Any], **more: Any) -> list[dict[str, Any]]:
+    return talk.say({"type": "session.update", "session": {"tools": list(tools), **more}})
+
+
+def test_functions_are_declared_shown_and_taken_back(talk: Talk) -> None:
+    assert (talk.created["session"]["tools"], talk.created["session"]["tool_choice"]) == ([], "auto")
+    (updated,) = declare(talk, {**WEATHER, "strict": True}, tool_choice="auto")
+    assert updated["session"]["tools"] == [WEATHER]
+    assert talk.call.offered.tools == (Tool("weather", "Tells the weather.", WEATHER["parameters"]),)  # type: ignore[arg-type]
+    named = {"type": "function", "name": "weather"}
+    (updated,) = talk.say({"type": "session.update", "session": {"tool_choice": named}})
+    assert (updated["session"]["tools"], updated["session"]["tool_choice"]) == ([WEATHER], named)
+    (updated,) = talk.say({"type": "session.update", "session": {"instructions": "Sing."}})
+    assert updated["session"]["tools"] == [WEATHER]
+    (updated,) = declare(talk)
+    assert updated["session"]["tools"] == []
+
+
+@pytest.mark.parametrize(
+    ("tools", "param"),
+    [
+        ([WEATHER, {**WEATHER, "name": "two words"}], "session.tools[1].name"),
+        ([{**WEATHER, "name": 7}], "session.tools[0].name"),
+        ([{**WEATHER, "description": 7}], "session.tools[0].description"),
+        ([{**WEATHER, "parameters": {"type": "string"}}], "session.tools[0].parameters"),
+        ([{**WEATHER, "parameters": {"x": "y" * TOOL_BYTES}}], "session.tools[0]"),
+        ([{**WEATHER, "name": f"f{i}", "description": "d" * 9000} for i in range(8)], "session.tools[7]"),
+        ([{**WEATHER, "name": f"f{i}"} for i in range(TOOLS + 1)], "session.tools"),
+        ([{"type": "web_search"}], "session.tools[0]"),
+    ],
+)
+def test_functions_that_cannot_be_had_change_nothing(talk: Talk, tools: list[Any], param: str) -> None:
+    declare(talk, WEATHER)
+    error, updated = declare(talk, *tools)
+    assert (error["type"], error["error"]["param"]) == ("error", param)
+    assert updated["session"]["tools"] == [WEATHER]
+    error, _ = talk.say({"type": "session.update", "session": {"tool_choice": "perhaps"}})
+    assert error["error"]["param"] == "session.tool_choice"
+
+
+def called(talk: Talk, response_id: str = "resp_1") -> FunctionCalled:
+    item = Item("item_c", "assistant", '{"place": "Oslo"}', kind="function_call", call_id="call_1", name="weather")
+    return FunctionCalled(response_id, "item_c", talk.call.history.add(item))
+
+
+def test_a_reply_that_only_calls_a_function(talk: Talk) -> None:
+    talk.call.history.add(Item("u", "user", "hello"))
+    events = talk.tell(ReplyCreated("resp_1", "item_2", "u"), called(talk))
+    events += talk.tell(ReplyDone("resp_1", "item_2", "completed", "", ""))
+    assert kinds(events) == [
+        "response.created",
+        "response.output_item.added",
+        "conversation.item.added",
+        "response.function_call_arguments.delta",
+        "response.function_call_arguments.done",
+        "response.output_item.done",
+        "conversation.item.done",
+        "response.done",
+    ]
+    begun, done = events[1]["item"], events[5]["item"]
+    assert (begun["type"], begun["status"], begun["arguments"]) == ("function_call", "in_progress", "")
+    assert done == {
+        "id": "item_c",
+        "object": "realtime.item",
+        "type": "function_call",
+        "status": "completed",
+        "call_id": "call_1",
+        "name": "weather",
+        "arguments": '{"place": "Oslo"}',
+    }
+    assert events[2]["previous_item_id"] == "u"
+    assert "".join(e["delta"] for e in events if e["type"].endswith("delta")) == events[4]["arguments"]
+    assert (events[4]["call_id"], events[4]["item_id"], events[4]["output_index"]) == ("call_1", "item_c", 0)
+    response = events[-1]["response"]
+    assert (response["status"], response["output"]) == ("completed", [done])
+
+
+def test_a_reply_that_speaks_and_calls(talk: Talk) -> None:
+    reply(talk)
+    events = talk.tell(called(talk), ReplyDone("resp_1", "item_2", "completed", "", "Hi."))
+    assert {e["output_index"] for e in events if e.get("item_id") == "item_c"} == {1}
+    assert [item["type"] for item in events[-1]["response"]["output"]] == ["message", "function_call"]
+
+
+def test_the_page_answers_a_call(talk: Talk) -> None:
+    item = {"type": "function_call_output", "call_id": "call_1", "output": "sunny"}
+    added, done = talk.say({"type": "conversation.item.create", "item": item})
+    assert (added["type"], done["type"]) == ("conversation.item.added", "conversation.item.done")
+    assert (done["item"]["type"], done["item"]["call_id"], done["item"]["output"]) == (
+        "function_call_output",
+        "call_1",
+        "sunny",
+    )
+    assert talk.call.asked == [("add_output", "call_1", "sunny")]
+
+
+def test_what_becomes_of_the_servers_functions_is_told(talk: Talk) -> None:
+    changed, removed = talk.tell(FunctionChanged("call_9", "clock", "late"), ItemRemoved("item_o"))
+    assert (changed["type"], changed["name"], changed["status"]) == ("visavis.function", "clock", "late")
+    assert (removed["type"], removed["item_id"]) == ("conversation.item.deleted", "item_o")
+
+
 # ---- items
 
 
@@ -444,7 +577,11 @@ def test_items_come_and_go(talk: Talk) -> None:
 @pytest.mark.parametrize(
     ("item", "param"),
     [
-        ({"type": "function_call_output", "call_id": "c", "output": "{}"}, "item.type"),
+        ({"type": "function_call", "call_id": "c", "arguments": "{}"}, "item.type"),
+        ({"type": "function_call_output", "call_id": "c", "output": "{}"}, "item.call_id"),
+        ({"type": "function_call_output", "output": "{}"}, "item.call_id"),
+        ({"type": "function_call_output", "call_id": "call_1"}, "item.output"),
+        ({"type": "function_call_output", "id": "x" * 65, "call_id": "call_1", "output": ""}, "item.id"),
         ({"type": "message", "role": "robot", "content": [{"type": "input_text", "text": "x"}]}, "item.role"),
         ({"type": "message", "role": "user", "content": [{"type": "input_image", "image_url": "x"}]}, "item.content"),
         ({"type": "message", "role": "user", "content": []}, "item.content"),
@@ -533,7 +670,8 @@ _json = st.recursive(
     max_leaves=12,
 )
 _words = st.sampled_from(
-    ["session", "item", "response", "item_id", "content", "type", "role", "text", "audio", "input", "output", "voice",
+    ["tool_choice", "name", "parameters", "description", "call_id",
+     "session", "item", "response", "item_id", "content", "type", "role", "text", "audio", "input", "output", "voice",
      "turn_detection", "visavis", "say", "audio_end_ms", "previous_item_id", "tools", "speed", "id", "event_id"]
 )  # fmt: skip
 _shaped = st.recursive(
