@@ -15,6 +15,7 @@ from typing import Any, Protocol
 import numpy as np
 import torch
 from torch import Tensor
+from torch.nn import functional
 
 from render.raster.backward import Blended, Gradients
 from render.raster.gaussians import (
@@ -221,7 +222,7 @@ def harmonics(directions: Tensor, sh: Tensor) -> Tensor:
 
 def rotation_matrices(quaternions: Tensor) -> Tensor:
     """(..., 4) w x y z of any length -> (..., 3, 3)."""
-    w, x, y, z = torch.nn.functional.normalize(quaternions, dim=-1, eps=1e-6).unbind(-1)
+    w, x, y, z = functional.normalize(quaternions, dim=-1, eps=1e-6).unbind(-1)
     rows = [
         torch.stack([1 - 2 * (y * y + z * z), 2 * (x * y - w * z), 2 * (x * z + w * y)], -1),
         torch.stack([2 * (x * y + w * z), 1 - 2 * (x * x + z * z), 2 * (y * z - w * x)], -1),
@@ -239,6 +240,74 @@ def facing(rotations: Tensor, scales: Tensor, toward: Tensor) -> Tensor:
     return torch.where((normals * toward).sum(-1, keepdim=True) > 0, -normals, normals)
 
 
+@dataclass(frozen=True, slots=True)
+class Picture:
+    """One picture without its background, and what gradients go back through."""
+
+    colour: Tensor
+    """(3, H, W), premultiplied"""
+    transmittance: Tensor
+    """(H, W)"""
+    depth: Tensor | None
+    """(H, W): sum of alpha * T * view depth, if geometry was asked for"""
+    normals: Tensor | None
+    """(3, H, W): blended world-space normals, not normalised, if geometry was asked for"""
+    features: tuple[Tensor, ...]
+    """(3, H, W) each"""
+    middles: Tensor
+    """(1, N, 2) px; its gradient is what densification looks at"""
+    visible: Tensor
+    """(N,) booleans"""
+
+
+def picture(
+    kernels: Kernels,
+    means: Tensor,
+    scales: Tensor,
+    rotations: Tensor,
+    opacities: Tensor,
+    sh: Tensor,
+    layers: Tensor | None,
+    camera: Camera,
+    low_pass: LowPass | None = None,
+    *,
+    geometry: bool = False,
+    features: Sequence[Tensor] = (),
+) -> Picture:
+    """Gaussians as render.raster.gaussians.Gaussians has them, in tensors of one device, to one picture.
+
+    One pass, whatever is asked for. What is not finite is hidden, as on the CPU.
+    """
+    blur = low_pass or LowPass()
+    rows = [t.detach().isfinite().reshape(len(means), -1).all(1) for t in (means, scales, rotations, opacities, sh)]
+    finite = torch.stack(rows).all(0)
+    means, scales, rotations, sh = (_clean(t, finite) for t in (means, scales, rotations, sh))
+    opacities = _clean(opacities, finite).clamp(max=1)
+    view = torch.eye(4, dtype=means.dtype, device=means.device)
+    view[:3] = torch.tensor(np.asarray(camera.world_to_camera, np.float32), dtype=means.dtype, device=means.device)
+    place = -view[:3, :3].T @ view[:3, 3]
+    toward = functional.normalize(means - place, dim=-1, eps=1e-12)
+    values = [harmonics(toward, sh)]
+    if geometry:
+        values.append(facing(rotations, scales, toward.detach()))
+    seen = project(kernels, means, scales.clamp(min=0), rotations, view[None], camera, blur)
+    values += features
+    if geometry:
+        values.append(seen.depths[0][:, None])
+    drawn = blend(kernels, seen, opacities[None], torch.cat(values, -1)[None], layers, camera, blur)
+    planes = drawn.values[0]
+    first = 6 if geometry else 3
+    return Picture(
+        planes[:3],
+        drawn.transmittance[0],
+        planes[-1] if geometry else None,
+        planes[3:6] if geometry else None,
+        tuple(planes[first + 3 * k : first + 3 * k + 3] for k in range(len(features))),
+        seen.middles,
+        (seen.radii[0] > 0).all(-1),
+    )
+
+
 class GpuRasteriser:
     """`render.raster.backward.DifferentiableRasteriser` on a GPU: the same calls, numpy in and out."""
 
@@ -248,10 +317,7 @@ class GpuRasteriser:
         self.kernels = kernels or gsplat_kernels()
         self.device = torch.device(device)
         self._leaves: list[Tensor] = []
-        self._drawn: Drawn | None = None
-        self._seen: Projected | None = None
-        self._geometry = False
-        self._features = 0
+        self._drawn: Picture | None = None
 
     def forward(
         self,
@@ -273,42 +339,29 @@ class GpuRasteriser:
                 raise ValueError(f"features must be ({len(g)}, 3), and are {feature.shape}")
         leaves = [self._tensor(a).requires_grad_() for a in (g.means, g.scales, g.rotations, g.opacities, g.sh)]
         extra = [self._tensor(feature).requires_grad_() for feature in features]
-        # What is not finite is hidden, as on the CPU.
-        finite = torch.stack([leaf.detach().isfinite().reshape(len(g), -1).all(1) for leaf in leaves]).all(0)
-        means, scales, rotations, sh = (_clean(leaves[k], finite) for k in (0, 1, 2, 4))
-        opacities = _clean(leaves[3], finite).clamp(max=1)
-        view = torch.eye(4, device=self.device)
-        view[:3] = self._tensor(np.asarray(camera.world_to_camera))
-        place = -view[:3, :3].T @ view[:3, 3]
-        toward = torch.nn.functional.normalize(means - place, dim=-1, eps=1e-12)
-        values = [harmonics(toward, sh)]
-        if geometry:
-            values.append(facing(rotations, scales, toward.detach()))
-        blur = low_pass or LowPass()
-        seen = project(self.kernels, means, scales.clamp(min=0), rotations, view[None], camera, blur)
-        seen.middles.retain_grad()
-        values += extra
-        if geometry:
-            values.append(seen.depths[0][:, None])
-        drawn = blend(
+        means, scales, rotations, opacities, sh = leaves
+        layers = None if g.layers is None else torch.as_tensor(g.layers, device=self.device)
+        drawn = picture(
             self.kernels,
-            seen,
-            opacities[None],
-            torch.cat(values, -1)[None],
-            None if g.layers is None else torch.as_tensor(g.layers, device=self.device),
+            means,
+            scales,
+            rotations,
+            opacities,
+            sh,
+            layers,
             camera,
-            blur,
+            low_pass,
+            geometry=geometry,
+            features=extra,
         )
-        self._leaves, self._drawn, self._seen = [*leaves, *extra], drawn, seen
-        self._geometry, self._features = geometry, len(features)
-        planes = drawn.values[0].detach().cpu().numpy()
-        first = 6 if geometry else 3
+        drawn.middles.retain_grad()
+        self._leaves, self._drawn = [*leaves, *extra], drawn
         return Blended(
-            planes[:3].copy(),
-            drawn.transmittance[0].detach().cpu().numpy(),
-            planes[-1].copy() if geometry else None,
-            planes[3:6].copy() if geometry else None,
-            tuple(planes[first + 3 * k : first + 3 * k + 3].copy() for k in range(len(features))),
+            _numpy(drawn.colour),
+            _numpy(drawn.transmittance),
+            None if drawn.depth is None else _numpy(drawn.depth),
+            None if drawn.normals is None else _numpy(drawn.normals),
+            tuple(_numpy(feature) for feature in drawn.features),
         )
 
     def backward(
@@ -324,27 +377,19 @@ class GpuRasteriser:
 
         Raises RuntimeError before the first `forward`, ValueError for gradients of what `forward` did not make.
         """
-        drawn, seen = self._drawn, self._seen
-        if drawn is None or seen is None:
+        drawn = self._drawn
+        if drawn is None:
             raise RuntimeError("there is nothing to go back through: call forward first")
-        if (not self._geometry and (depth is not None or normals is not None)) or len(features) > self._features:
+        made = (drawn.colour, drawn.transmittance, drawn.depth, drawn.normals, *drawn.features)
+        given = (colour, transmittance, depth, normals, *features)
+        if (drawn.depth is None and (depth is not None or normals is not None)) or len(given) > len(made):
             raise ValueError("gradients were given for what forward was not asked for")
-        of_values = torch.zeros_like(drawn.values[0])
-        first = 6 if self._geometry else 3
-        of_values[:3] = self._tensor(colour)
-        if normals is not None:
-            of_values[3:6] = self._tensor(normals)
-        if depth is not None:
-            of_values[-1] = self._tensor(depth)
-        for k, feature in enumerate(features):
-            if feature is not None:
-                of_values[first + 3 * k : first + 3 * k + 3] = self._tensor(feature)
-        left = torch.zeros_like(drawn.transmittance[0]) if transmittance is None else self._tensor(transmittance)
-        torch.autograd.backward([drawn.values, drawn.transmittance], [of_values[None], left[None]])
+        wanted = [(out, self._tensor(of)) for out, of in zip(made, given, strict=False) if of is not None]
+        torch.autograd.backward([out for out, _ in wanted if out is not None], [of for _, of in wanted])
         self._drawn = None
         kept = [_gradient(leaf) for leaf in self._leaves]
-        middles = _gradient(seen.middles)[0]
-        hidden = ~(seen.radii[0] > 0).all(-1).cpu().numpy()
+        middles = _gradient(drawn.middles)[0]
+        hidden = ~drawn.visible.cpu().numpy()
         for array in (*kept, middles):
             array[hidden] = 0
         return Gradients(kept[0], kept[1], kept[2], kept[3], kept[4], tuple(kept[5:]), middles)
@@ -372,7 +417,7 @@ def to_i420(pictures: Tensor) -> Tensor:
     batch, _, height, width = pictures.shape
     r, g, b = pictures.clamp(0, 1).unbind(1)
     luma = 65.481 * r + 128.553 * g + 24.966 * b + 16.5
-    small = torch.nn.functional.avg_pool2d(pictures.clamp(0, 1), 2)
+    small = functional.avg_pool2d(pictures.clamp(0, 1), 2)
     r, g, b = small.unbind(1)
     blue = -37.797 * r - 74.203 * g + 112 * b + 128.5
     red = 112 * r - 93.786 * g - 18.214 * b + 128.5
