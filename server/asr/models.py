@@ -4,7 +4,6 @@ import json
 import logging
 import os
 import re
-import shutil
 import sys
 import time
 from collections.abc import Callable
@@ -140,8 +139,8 @@ def fetch(model: ModelPlace, offline: bool, tell: Tell) -> Path:
 
 
 def _download(model: ModelPlace, tell: Tell) -> None:
-    # Nothing of these is wanted on the way: no look-ups of newer versions, no bars drawn into a log.
-    os.environ.setdefault("MODELSCOPE_LOG_LEVEL", "40")
+    os.environ.setdefault("TQDM_DISABLE", "1")  # bars drawn into a log; what is told here takes their place
+    logging.getLogger("modelscope_hub").setLevel(logging.ERROR)
     from modelscope.hub.callback import ProgressCallback
     from modelscope.hub.snapshot_download import snapshot_download
 
@@ -158,7 +157,6 @@ def _download(model: ModelPlace, tell: Tell) -> None:
     snapshot_download(model.id, local_dir=str(model.folder), progress_callbacks=[Report])
     if not any((model.folder / name).is_file() for name in ("configuration.json", "config.yaml")):
         raise FileNotFoundError("it has neither configuration.json nor config.yaml")
-    shutil.rmtree(model.folder / "._____temp", ignore_errors=True)
     facts = {"id": model.id, "fetched": time.strftime("%Y-%m-%d")}
     (model.folder / COMPLETE).write_text(json.dumps(facts))
     tell(f"{model.id} is complete: {progress.total / 1e6:.0f} MB")

@@ -1,4 +1,4 @@
-"""ModelScope's hub as its client library sees it: the list of a model's files, and each file, whole or from a byte on."""
+"""ModelScope's hub as its client library sees it: the list of a model's files, and each file from any byte on."""
 
 import hashlib
 import json
