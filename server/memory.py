@@ -71,8 +71,8 @@ class Memory:
         said = transcript(old, "Assistant")
         if self._history.summary:
             said = f"(Earlier: {self._history.summary})\n{said}"
-        # Two characters a token leave room for any language; the end is what matters most of what is too long.
-        task = History(items=[Item("conversation", "user", said[-2 * budget :])])
+        task = History(items=[Item("conversation", "user", said)])
+        task.fit(2 * budget)  # one item may be longer than all the others together
         text = ""
         async with aclosing(self._llm.reply(task, Persona("memory", system_prompt=TASK))) as tokens:
             async for token in tokens:

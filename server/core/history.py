@@ -178,12 +178,20 @@ class History:
             self.begins = self.items[cut].id if cut < len(self.items) else None
 
     def old(self, budget: int) -> list[Item]:
-        """What a summary should take in now: the older part of what it does not cover, once that has grown large."""
+        """What a summary should take in now: the older part of what it does not cover, once that has grown large.
+
+        At most about `budget` tokens at a time.
+        """
         start = self._index(self.summarised, 0)
         fresh = self.items[start:]
         if not budget or sum(item.tokens for item in fresh) <= budget * LEFT:
             return []
-        return self.items[start : max(start, self._cut(round(budget * LEFT / 2)))]
+        old = self.items[start : max(start, self._cut(round(budget * LEFT / 2)))]
+        cost = count = 0
+        while count < len(old) and (not count or cost + old[count].tokens <= budget):
+            cost += old[count].tokens
+            count += 1
+        return old[:count]
 
     def take_in(self, summary: str, last: str) -> None:
         """`summary` covers everything up to the item `last`; prompts begin behind it."""
