@@ -57,8 +57,8 @@ def _nets(rng: np.random.Generator, audio: AudioFeature) -> dict[str, Array]:
         else:
             fan = int(np.prod(shape[1:])) if len(shape) > 1 else 32
             values = rng.uniform(-1, 1, shape) * np.sqrt(3 / fan)
-        if name in ("face.sigma_net.net.2.weight", "mouth.sigma_net.net.2.weight"):
-            values *= 0.5
+        if name.endswith("sigma_net.net.0.weight"):
+            values[:, 36:68] *= 4  # the voice is seen well
         if name == "face.sigma_net.net.2.weight":
             values[3:] *= 0.05
         out[name] = values.astype(np.float32)
