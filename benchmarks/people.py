@@ -26,7 +26,8 @@ median of the trained frames' action units, gaze straight ahead.
     static_std            standard deviation over time of hair and forehead (labels 2, and 1 above the brows), fixed
                           pose, at rest, speaking, the mean over pixels and channels, of 255
     joint                 the largest second difference of the 68 tracked landmarks within 0.2 s of where speech
-                          begins or ends, by the 99th percentile within speech; idle motion runs on through both
+                          begins or ends, by the 99th percentile within speech, as a call's painter shows them (idle
+                          motion runs on through both); joint_cut: the same where the voice is cut in mid-sentence
     matte                 mean absolute error of alpha within 6 px of the true outline, of 255
     seam                  pixels below the mouth that let the background through (evaluation.image.leak), more than
                           the truth has at its worst, the worst of six poses 5 degrees beyond the trained ones
@@ -40,7 +41,7 @@ import json
 import os
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -56,8 +57,11 @@ from benchmarks.truth import FACE, FPS, HAIR, LIPS, MOUTH, NECK, Clip, Missing, 
 from evaluation import image, lips, motion
 from render.avatar import Avatar, AvatarError, load
 from render.features import MelEncoder
+from render.instag import InstagPainter
 from render.motion import voice
 from render.person import Canvas, Expression, Person
+from render.score import Score
+from server.core.media import FRAME_SAMPLES, MEDIA_RATE
 
 AVATARS = Path(__file__).resolve().parents[1] / "render" / "avatars"
 PEOPLE = ("mia", "leo")
@@ -68,6 +72,8 @@ PAIRS = ((61, 67), (62, 66), (63, 65))  # inner lips, above and below
 NEAREST = 6  # Gaussians that stand for a landmark
 CALM_S = 1.0  # silence around a clip, so that no feature lacks its surroundings
 AT_JOINT_S = 0.2
+IDLE_S = 2.0  # before and after an utterance in a call
+KNOWN_S = 0.4  # so long before it is heard, the painter has a voice
 OPEN_ENOUGH = 0.25
 STRAIGHT = np.diag([1.0, -1.0, -1.0])  # looking into the camera, OpenCV axes
 
@@ -323,7 +329,8 @@ def closures(curves: Sequence[tuple[Spoken, np.ndarray]]) -> tuple[float, dict[s
     usual = float(np.median(loud))
     closed: dict[str, list[bool]] = {}
     for s, curve in curves:
-        closed.setdefault(s.family, []).extend(lips.closures(curve, s.lips(), usual).tolist() if usual > 0 else [])
+        shut = lips.closures(curve, s.lips(), usual) if usual > 0 else np.zeros(len(s.lips()), bool)
+        closed.setdefault(s.family, []).extend(shut.tolist())
     every = [one for ones in closed.values() for one in ones]
     shares = {family: float(np.mean(ones)) for family, ones in closed.items() if ones}
     return (float(np.mean(every)) if every else 0.0), shares, usual, len(every)
@@ -363,25 +370,50 @@ def quiet_parts(seen: Picture, landmarks: np.ndarray) -> np.ndarray:
     return (seen.labels == HAIR) | ((seen.labels == FACE) & above)
 
 
-def joints(subject: Subject, tracked: Tracked, pcm: np.ndarray, spans: Sequence[tuple[float, float]]) -> float:
-    """Landmarks over idle motion, with 2 s of silence before and after the voice."""
-    lead = np.zeros(2 * RATE, np.float32)
-    windows = subject.windows(np.concatenate([lead, pcm, lead]))
-    begin, end = spans[0][0] + 2, spans[-1][1] + 2
-    tracks = []
-    for i, window in enumerate(windows):
-        shown = idle(subject, i)
-        tracks.append(subject.project(tracked.points(window, shown.action_units), np.asarray(shown.pose, np.float64)))
-    at = lips.centres(len(windows))
-    near = (np.abs(at - begin) <= AT_JOINT_S) | (np.abs(at - end) <= AT_JOINT_S)
-    return motion.joint(np.array(tracks), near, (at > begin + AT_JOINT_S) & (at < end - AT_JOINT_S))
+def joints(subject: Subject, tracked: Tracked, utterances: Sequence[Spoken], cut: bool = False) -> float:
+    """Landmarks as a call shows them: 2 s of idle motion, an utterance, 2 s more; over all utterances together.
+
+    cut: the voice is cut in the middle of each, and that is the joint.
+    """
+    values, near, within = [], [], []
+    for seed, utterance in enumerate(utterances):
+        heard = utterance.heard()
+        begin, end = IDLE_S + heard[0][0], IDLE_S + heard[-1][1]
+        stop = (begin + end) / 2 if cut else end
+        tracks = []
+        for codes, shown in called(subject.person, utterance, stop if cut else None, seed):
+            tracks.append(subject.project(tracked.points(codes, shown.action_units), np.asarray(shown.pose)))
+        at = lips.centres(len(tracks))
+        values.append(motion.jerks(np.array(tracks)))
+        met = np.abs(at - stop) <= AT_JOINT_S
+        near.append(met if cut else met | (np.abs(at - begin) <= AT_JOINT_S))
+        within.append((at > begin + AT_JOINT_S) & (at < stop - AT_JOINT_S))
+    return motion.joint(np.concatenate(values), np.concatenate(near), np.concatenate(within))
 
 
-def idle(subject: Subject, index: int) -> Expression:
-    """The avatar's own idle motion."""
-    kept = subject.avatar.idle
-    k = index % len(kept.poses)
-    return expression(kept.poses[k], kept.action_units[k], np.zeros(2))
+def called(
+    person: Person, utterance: Spoken, cut_s: float | None, seed: int
+) -> Iterator[tuple[np.ndarray, Expression]]:
+    """What a call's painter shows, frame by frame; the voice comes 0.2 s at a time, 0.4 s before it is heard."""
+    score = Score()
+    painter = InstagPainter(person, score, seed)
+    wide = np.interp(np.arange(3 * len(utterance.pcm)) / 3, np.arange(len(utterance.pcm)), utterance.pcm)
+    pcm = np.asarray(np.clip(wide, -1, 1) * 32767, np.int16)
+    piece, begin, pushed = MEDIA_RATE // 5, round(IDLE_S * MEDIA_RATE), 0
+    cut_at = None if cut_s is None else round(cut_s * MEDIA_RATE)
+    for index in range(round(2 * IDLE_S * FPS) + utterance.frames):
+        now = index * FRAME_SAMPLES
+        while (
+            pushed < len(pcm)
+            and begin + pushed <= now + round(KNOWN_S * MEDIA_RATE)
+            and (cut_at is None or now < cut_at)
+        ):
+            score.push(begin + pushed, 1, pcm[pushed : pushed + piece])
+            pushed += piece
+        if cut_at is not None and now <= cut_at < now + FRAME_SAMPLES:
+            painter.cut(index + 1)
+            score.cut(cut_at)
+        yield painter.frame(index)
 
 
 # Beyond what it was trained on
@@ -506,8 +538,9 @@ def judge(avatar: Avatar, clip: Clip, utterances: Sequence[Spoken], quick: bool,
     if sheet is not None:
         sheet.one("flicker_x50", to_bytes(deviation * 50 / 255))
 
-    ratios = [joints(subject, tracked, s.pcm, s.heard()) for s in utterances[:: len(utterances) // 4 or 1]]
-    value(f"{name}.joint", "of p99", max(ratios))
+    some = utterances[:: len(utterances) // (4 if quick else 10) or 1]
+    value(f"{name}.joint", "of p99", joints(subject, tracked, some))
+    value(f"{name}.joint_cut", "of p99", joints(subject, tracked, some, cut=True))
     value(f"{name}.seam", "px", max(0, seams(subject, sheet) - max(done.figures["true_leak"])))
     value(f"{name}.landmark_off", "mm", tracked.far_mm)
 

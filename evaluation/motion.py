@@ -18,12 +18,12 @@ def jerks(tracks: NDArray[np.floating[Any]]) -> Doubles:
     return out
 
 
-def joint(tracks: NDArray[np.floating[Any]], joints: Bools, within: Bools, share: float = 0.99) -> float:
-    """The largest second difference in the frames at the joints, as a multiple of that percentile within speech.
+def joint(values: NDArray[np.floating[Any]], joints: Bools, within: Bools, share: float = 0.99) -> float:
+    """The largest of `jerks` in the frames at the joints, as a multiple of that percentile within speech.
 
-    joints, within: (frames,). Raises ValueError if either is empty, or nothing moves within speech.
+    values, joints, within: (frames,), of several clips one after the other if there are several. Raises ValueError
+    if there is no joint, no speech, or nothing moves within speech.
     """
-    values = jerks(tracks)
     if not joints.any() or not within.any():
         raise ValueError("there is no joint, or no speech, to compare")
     usual = float(np.quantile(values[within], share))

@@ -13,6 +13,8 @@ from benchmarks.people import Said
 from benchmarks.spoken import RATE, Spoken
 from benchmarks.truth import FACE, HAIR, MOUTH, NECK, TURN, Clip, Missing, Moment, Picture, moment
 from render.avatar import ACTION_UNITS
+from render.person import Person
+from tests.render import procedural
 
 FOCAL, CENTRE = 1681.0, 256.0
 
@@ -41,8 +43,8 @@ def test_closures_over_families_and_the_usual_opening() -> None:
 
 def test_a_mouth_that_never_opens_closes_nothing() -> None:
     phones = (("a", 0.4, 1.0), ("b", 1.0, 1.1))
-    share, _, usual, _ = people.closures([(utterance(phones=phones), np.zeros(100))])
-    assert (share, usual) == (0.0, 0.0)
+    share, _, usual, count = people.closures([(utterance(phones=phones), np.zeros(100))])
+    assert (share, usual, count) == (0.0, 0.0, 1)
 
 
 def test_only_voices_that_nothing_was_trained_on_are_followed() -> None:
@@ -221,6 +223,27 @@ def test_eyeballs_stand_for_no_landmark() -> None:
     index[:6] = 1
     found = tracked(SimpleNamespace(index=index))
     assert found._near[0].min() >= 6
+
+
+# Calls
+
+
+def test_a_call_shows_idle_motion_and_the_voice_and_cuts_it_where_it_is_told() -> None:
+    person = Person(procedural.person(faces=60, side=64))
+    t = np.arange(2 * RATE) / RATE
+    loud = (0.3 * np.sin(2 * np.pi * 150 * t) * (1 + np.sin(2 * np.pi * 3 * t))).astype(np.float32)
+    said = Spoken("flite", "awb", "hum", loud, (("a", 0.0, 2.0),))
+    whole, again, cut = (list(people.called(person, said, at, 1)) for at in (None, None, 3.0))
+    assert len(whole) == 150
+    codes = np.array([c for c, _ in whole])
+    quiet, spoken_ = codes[:40], codes[60:90]
+    assert np.abs(quiet - quiet[0]).max() < 1e-4
+    assert np.abs(np.diff(spoken_, axis=0)).max() > 1e-3
+    np.testing.assert_array_equal(codes, np.array([c for c, _ in again]))
+    shut = np.array([c for c, _ in cut])
+    np.testing.assert_array_equal(shut[:70], codes[:70])
+    assert np.abs(shut[95] - codes[95]).max() > 1e-3
+    assert np.abs(shut[100:140] - shut[140]).max() < 1e-3
 
 
 # Voices

@@ -24,14 +24,14 @@ def test_a_smooth_joint_is_at_most_one_and_a_jump_is_more() -> None:
     tracks = swinging()
     joints = np.zeros(200, bool)
     joints[98:103] = True
-    assert joint(tracks, joints, ~joints) <= 1.001
+    assert joint(jerks(tracks), joints, ~joints) <= 1.001
     tracks[100:, 1, 0] += 2.0
     # The greatest second difference of the swing is 3 (2 pi / 25)^2 = 0.19 px.
-    assert joint(tracks, joints, ~joints) == pytest.approx(2 / 0.19, rel=0.15)
+    assert joint(jerks(tracks), joints, ~joints) == pytest.approx(2 / 0.19, rel=0.15)
 
 
 def test_a_joint_needs_something_to_be_compared_with() -> None:
     with pytest.raises(ValueError, match="joint"):
-        joint(swinging(), np.zeros(200, bool), np.ones(200, bool))
+        joint(jerks(swinging()), np.zeros(200, bool), np.ones(200, bool))
     with pytest.raises(ValueError, match="moves"):
-        joint(np.zeros((9, 1, 2)), np.ones(9, bool), np.ones(9, bool))
+        joint(np.zeros(9), np.ones(9, bool), np.ones(9, bool))
