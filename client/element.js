@@ -1,5 +1,6 @@
 /** <talking-head>: a video call with an AI face. Attributes go down, events come up (README.md lists both). */
 import { CaptionEvent, EndedEvent, ErrorEvent, MarksEvent, SettingsEvent, StateEvent, TimingEvent } from "./events.js";
+import { Matte } from "./matte.js";
 import { listMicrophones } from "./microphone.js";
 import { CallSession } from "./session.js";
 import { Store, isCall, isLive, pair } from "./store.js";
@@ -12,13 +13,14 @@ const LEVEL_MS = 130;
 const KIOSK_RESET_MS = 20_000;
 
 export class TalkingHead extends HTMLElement {
-  static observedAttributes = ["src", "avatar", "persona", "mode", "captions", "poster", "autostart"];
+  static observedAttributes = ["src", "avatar", "persona", "mode", "captions", "poster", "autostart", "transparent"];
 
   /** performance.now() of each step of setting the call up: start, microphone, offer, answer, connected, firstFrame. */
   timings = {};
 
   #store = new Store();
   #view;
+  #matte;
   #session = null;
   #deviceId = "";
   #iceServers = [];
@@ -41,6 +43,9 @@ export class TalkingHead extends HTMLElement {
       captions: (on) => this.setAttribute("captions", on ? "on" : "off"),
       hear: () => this.#play(),
       dismiss: () => this.#store.dispatch({ type: "notice-dismissed" }),
+    });
+    this.#matte = new Matte(this.#view.video, this.#view.matte, (on) => {
+      this.#view.matted = on;
     });
     this.#store.subscribe((state, previous, event) => this.#changed(state, previous, event));
     this.addEventListener("keydown", this.#onKey);
@@ -88,7 +93,7 @@ export class TalkingHead extends HTMLElement {
     const session = new CallSession({
       base: this.src,
       token: this.getAttribute("token") ?? "",
-      choice: () => ({ avatar: this.avatar || undefined, persona: this.persona || undefined }),
+      choice: () => ({ avatar: this.avatar || undefined, persona: this.persona || undefined, alpha: this.#transparent || undefined }),
       greet: greet && this.getAttribute("greet") !== "off",
       audio: {
         wanted: microphone,
@@ -103,6 +108,7 @@ export class TalkingHead extends HTMLElement {
     this.videoElement.srcObject = session.remoteStream;
     this.#play(); // within the click: Safari remembers
     this.#watchFirstFrame();
+    if (this.#transparent) this.#matte.start();
     await session.start();
   }
 
@@ -318,6 +324,11 @@ export class TalkingHead extends HTMLElement {
 
   // ---- from the store to the page ----------------------------------------------------------------------
 
+  /** Whether the face is to stand over the page, without a background of its own. */
+  get #transparent() {
+    return this.hasAttribute("transparent");
+  }
+
   get #microphoneUsable() {
     return ["on", "silent", "busy"].includes(this.#store.state.microphone);
   }
@@ -350,6 +361,7 @@ export class TalkingHead extends HTMLElement {
   }
 
   #phaseChanged(state, previous) {
+    if (!isCall(state.phase)) this.#matte.stop();
     if (isCall(state.phase) !== isCall(previous.phase)) {
       if (!isCall(state.phase)) {
         this.videoElement.srcObject = null;

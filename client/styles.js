@@ -95,6 +95,12 @@ sheet.replaceSync(`
   .poster, .video { position: absolute; inset: 0; width: 100%; height: 100%; object-fit: cover; }
   .video { opacity: 0; transition: opacity .35s ease; }
   .shell[data-video] .video { opacity: 1; }
+  .matte { position: absolute; inset: 0; width: 100%; height: 100%; object-fit: cover; display: none; }
+  .shell[data-matte] .matte { display: block; }
+  .shell[data-matte] .frame { background: none; box-shadow: none; }
+  .shell[data-matte] .video { opacity: 0; } /* not hidden: it must go on being decoded */
+  .shell[data-matte] :is(.poster, .ring, .glow, .shimmer) { visibility: hidden; }
+  :host([transparent]) .shell { background: none; }
   .poster { transition: filter .5s ease, transform .9s cubic-bezier(.2,.8,.2,1); }
   .shell[data-phase=failed] .poster { filter: saturate(.7); }
   .shell[data-phase=connecting] .poster { transform: scale(1.03); }

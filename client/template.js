@@ -26,6 +26,7 @@ template.innerHTML = `
       <div class="frame" part="frame">
         <img class="poster" part="poster" alt="" hidden>
         <video class="video" part="video" playsinline disablepictureinpicture></video>
+        <canvas class="matte" part="matte" aria-hidden="true"></canvas>
         <div class="shimmer"></div>
         <p class="status" part="status"><i class="dot"></i><span class="word"></span></p>
         <button class="settings-open" part="settings-button" type="button" aria-label="Settings" title="Settings">${GEAR}</button>

@@ -36,6 +36,15 @@ export class View {
     this.#listen();
   }
 
+  get matte() {
+    return this.#at(".matte");
+  }
+
+  /** Whether the canvas shows the face, in place of the video. */
+  set matted(on) {
+    this.#at(".shell").toggleAttribute("data-matte", on);
+  }
+
   get video() {
     return this.#at(".video");
   }

@@ -197,6 +197,18 @@ async def test_a_written_message_is_sent_and_shown_when_the_server_has_it(stub: 
     await expect(lines(page)).to_have_text(["What is this?"])
 
 
+async def test_a_transparent_page_asks_for_the_matte_and_shows_the_video_where_there_is_none(
+    stub: Stub, open_page: OpenPage
+) -> None:
+    page = await open_page()
+    await page.locator("talking-head").evaluate("e => e.setAttribute('transparent', '')")
+    call = await start(page, stub)
+    assert call.session["visavis"]["alpha"] is True
+    shell = page.locator(".shell")
+    await expect(shell).to_have_attribute("data-video", "")
+    assert await shell.get_attribute("data-matte") is None
+
+
 async def test_writing_before_the_call_makes_one_without_the_microphone(stub: Stub, open_page: OpenPage) -> None:
     page = await open_page()
     await page.get_by_role("textbox", name="Write a message").fill("Hello")
