@@ -32,7 +32,7 @@ fi
 pip() { .venv/bin/python -m pip --disable-pip-version-check "$@"; }
 quietly() { "$@" >.venv/install.log 2>&1 || { tail -n 15 .venv/install.log >&2; return 1; }; }
 
-echo "Installing the light core (no torch; some 500 MB on disk) ..."
+echo "Installing the light core and the face (no torch; some 700 MB on disk) ..."
 # Wheels only: a missing wheel must be said in a sentence, not by a compiler.
 .venv/bin/python scripts/requirements.py >.venv/requirements.txt
 quietly pip install --only-binary :all: -r .venv/requirements.txt ||
@@ -40,7 +40,15 @@ quietly pip install --only-binary :all: -r .venv/requirements.txt ||
 .venv/bin/python scripts/requirements.py pocketsphinx >.venv/requirements-pocketsphinx.txt
 quietly pip install --only-binary :all: -r .venv/requirements-pocketsphinx.txt ||
   echo "pocketsphinx has no wheel for this machine: the call will run on text input instead of the microphone."
+.venv/bin/python scripts/requirements.py instag >.venv/requirements-instag.txt
+quietly pip install --only-binary :all: -r .venv/requirements-instag.txt ||
+  echo "numba has no wheel for this machine: the call will show a portrait instead of the InsTaG face."
 quietly pip install --no-deps -e . || fail "The project itself could not be installed; see .venv/install.log."
+if .venv/bin/python -c 'import numba' 2>/dev/null; then
+  echo "Compiling the face's kernels for this machine, once (half a minute) ..."
+  quietly .venv/bin/python -c 'from render import instag; instag.people(instag.folders([instag.AVATARS]))' ||
+    echo "The kernels could not be compiled now; the first call's worker will do it, or show a portrait."
+fi
 touch .venv/.ready-run
 
 if [ "${2:-}" = test ]; then

@@ -134,6 +134,17 @@ async def test_a_question_is_answered_right_behind_its_endpoint() -> None:
         assert speech.clause.text
 
 
+async def test_the_face_is_told_while_the_person_speaks() -> None:
+    """So that it can nod: once when the voice begins, once when the turn is over."""
+    async with staged((1.0, 2.4), (6.0, 7.0)) as stage:
+        await stage.until_s(1.5)
+        assert stage.renderer.attended == [True]
+        await stage.until_s(4)
+        assert stage.renderer.attended == [True, False]
+        await stage.until_s(6.6)
+        assert stage.renderer.attended == [True, False, True]
+
+
 async def test_going_on_within_the_pause_throws_the_speculation_away() -> None:
     async with staged((1.0, 2.0), (2.4, 3.4), hears=("what time is it now please",)) as stage:
         await stage.until_s(9)

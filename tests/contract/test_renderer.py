@@ -109,6 +109,7 @@ async def test_frames_tell_whose_voice_is_heard(engine: RenderEngine) -> None:
         renderer.request_key()
         now = (await anext(packets)).index
         begin, cut, end = now + 10, now + 20, now + 30
+        await renderer.attend(True)
         await renderer.push(voice(15), Samples(begin * FRAME_SAMPLES), 7)
         await renderer.push(voice(5), Samples((begin + 15) * FRAME_SAMPLES), 7)
         await until(packets, begin + 3)
