@@ -25,9 +25,10 @@ median of the trained frames' action units, gaze straight ahead.
     hole_r                sanity of the opening: the hole in the clip's own poses against the height of label 4
     static_std            standard deviation over time of hair and forehead (labels 2, and 1 above the brows), fixed
                           pose, at rest, speaking, the mean over pixels and channels, of 255
-    joint                 the largest second difference of the 68 tracked landmarks within 0.2 s of where speech
-                          begins or ends, by the 99th percentile within speech, as a call's painter shows them (idle
-                          motion runs on through both); joint_cut: the same where the voice is cut in mid-sentence
+    joint                 the largest second difference of the tracked landmarks, without those of the lids (blinks
+                          are as quick anywhere), within 0.2 s of where speech begins or ends, by the 99th percentile
+                          within speech, as a call's painter shows them: idle motion runs on through both. joint_cut:
+                          the same where the voice is cut in mid-sentence
     matte                 mean absolute error of alpha within 6 px of the true outline, of 255
     seam                  pixels below the mouth that let the background through (evaluation.image.leak), more than
                           the truth has at its worst, the worst of six poses 5 degrees beyond the trained ones
@@ -381,8 +382,10 @@ def joints(subject: Subject, tracked: Tracked, utterances: Sequence[Spoken], cut
         begin, end = IDLE_S + heard[0][0], IDLE_S + heard[-1][1]
         stop = (begin + end) / 2 if cut else end
         tracks = []
+        still_lids = np.r_[0:36, 48:68]  # a blink is as quick wherever it falls
         for codes, shown in called(subject.person, utterance, stop if cut else None, seed):
-            tracks.append(subject.project(tracked.points(codes, shown.action_units), np.asarray(shown.pose)))
+            points = tracked.points(codes, shown.action_units)[still_lids]
+            tracks.append(subject.project(points, np.asarray(shown.pose)))
         at = lips.centres(len(tracks))
         values.append(motion.jerks(np.array(tracks)))
         met = np.abs(at - stop) <= AT_JOINT_S
