@@ -261,6 +261,7 @@ class OpenAiLlm:
         reasoning: Reasoning | None = None
         separate = False  # whether the server keeps reasoning apart
         finish = ""
+        said = False  # whether anything of it was handed on
         cost = 0
         try:
             chunks = stream.__aiter__()
@@ -289,23 +290,23 @@ class OpenAiLlm:
                     reasoning.stray = False
                     self._learn(True)
                 if visible := ("</think>" if stray else "") + written.feed(visible):
-                    patience.begun = True
+                    said = patience.begun = True
                     yield Token(visible)
             rest = reasoning.flush() if reasoning else ""
-            if rest.strip() and self._opens_inside and not separate and not patience.begun:
+            if rest.strip() and self._opens_inside and not separate and not said:
                 self._learn(False)
             if rest := written.feed(rest) + written.flush():
-                patience.begun = True
+                said = True
                 yield Token(rest)
             if finish == "error":
                 self._stream_failed(ValueError("the server ended its answer with an error"))
             if offer.tools and offer.choice != NONE:
                 for call in calls.done():
-                    patience.begun = True
+                    said = True
                     yield Token("", call)
             if calls.dropped:
                 log.warning("%s wanted %d functions more than are read", self.where, calls.dropped)
-            if not patience.begun:
+            if not said:
                 self._nothing_said(finish, separate or reasoning is not None)
             if finish:
                 # what is left (usage, [DONE]) must be read for the connection to be kept; nobody waits for that
@@ -396,7 +397,7 @@ class OpenAiLlm:
         settings = self.settings
         if manner.shrunk:
             history = history.copy()
-            history.fit(self.history_tokens // 2)
+            history.fit(min(self.history_tokens, sum(item.tokens for item in history.items)) // 2)
         prompt = persona.system_prompt or DEFAULT_PROMPT.format(name=persona.name)
         if history.summary:
             prompt += f"\n\nWhat was said earlier in this conversation, in short: {history.summary}"

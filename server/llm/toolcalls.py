@@ -1,7 +1,6 @@
 """Puts together the function calls that stream in with an answer, in whichever way a server sends them."""
 
 import json
-import re
 import secrets
 from dataclasses import dataclass
 from typing import Any
@@ -159,7 +158,6 @@ def _text(value: Any) -> str:
 
 
 _OPEN, _CLOSE = "<tool_call>", "</tool_call>"
-_WRITTEN = re.compile(r"\{.*\}", re.DOTALL)
 
 
 class WrittenCalls:
@@ -205,9 +203,10 @@ class WrittenCalls:
         return held
 
     def _read(self, written: str) -> None:
-        found = None if self._full else _WRITTEN.search(written)
+        if self._full or len(written) > WRITTEN_CHARS:
+            return
         try:
-            call = json.loads(found.group()) if found else None
+            call = json.loads(written[written.find("{") : written.rfind("}") + 1])
         except (ValueError, RecursionError):
             return
         if isinstance(call, dict) and isinstance(call.get("name"), str):

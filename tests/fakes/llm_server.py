@@ -69,6 +69,8 @@ class Answer:
     """message of an answer with another status"""
     finish: str | None = "stop"
     """finish_reason of the last piece; None: there is none"""
+    tail: tuple[Chunk, ...] = ()
+    """pieces behind the finish_reason"""
     done: bool = True
     """whether `[DONE]` and the end of the body follow; else the body stays open until the client goes"""
 
@@ -86,6 +88,8 @@ class FakeLlmServer:
     models: list[str] = field(default_factory=lambda: ["fake-model"])
     ollama: list[dict[str, Any]] | None = None
     """entries of /api/tags; None: not an Ollama"""
+    owner: str = "test"
+    """whose the models are, as the list of them says"""
     key: str = ""
     """the only key that is let in; empty: any"""
     port: int = 0
@@ -143,6 +147,8 @@ class FakeLlmServer:
                     await response.write(data)
             if answer.finish is not None:
                 await response.write(_event({}, answer.finish))
+            for step in answer.tail:
+                await response.write(_data(step))
             if not answer.done:
                 await asyncio.Event().wait()
             await response.write(b"data: [DONE]\n\n")
@@ -155,7 +161,7 @@ class FakeLlmServer:
 
     async def _models(self, request: web.Request) -> web.StreamResponse:
         self._note(request)
-        data = [{"id": name, "object": "model", "created": 0, "owned_by": "test"} for name in self.models]
+        data = [{"id": name, "object": "model", "created": 0, "owned_by": self.owner} for name in self.models]
         return self._refusal(request) or web.json_response({"object": "list", "data": data})
 
     async def _tags(self, request: web.Request) -> web.StreamResponse:

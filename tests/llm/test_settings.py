@@ -1,10 +1,12 @@
-"""The language model's settings, and what counts as this machine."""
+"""The language model's settings, what counts as this machine, and which server is which."""
 
 import subprocess
 import sys
+from typing import Any
 
 import pytest
 
+from server.llm.dialects import DIALECTS, by_address, by_models, merged
 from server.llm.openai_compatible import OpenAiSettings, is_local
 
 
@@ -38,3 +40,56 @@ def test_is_local(url: str, local: bool) -> None:
 def test_the_client_library_is_not_imported_before_it_is_needed() -> None:
     code = "import sys, server.llm.discover, server.llm.scripted; assert 'openai' not in sys.modules"
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+@pytest.mark.parametrize(
+    ("model", "effort"),
+    [
+        ("gpt-4.1-mini", None),
+        ("gpt-5-mini", "minimal"),
+        ("gpt-5-2025-08-07", "minimal"),
+        ("gpt-5.1", "none"),
+        ("gpt-5.4-mini", "none"),
+        ("gpt-5-chat-latest", None),
+        ("o4-mini", "low"),
+        ("openai/gpt-5.1", "none"),
+    ],
+)
+def test_openais_models_think_as_little_as_they_can(model: str, effort: str | None) -> None:
+    assert DIALECTS["openai"].quiet(model).get("reasoning_effort") == effort
+
+
+@pytest.mark.parametrize(
+    ("url", "name"),
+    [
+        ("https://api.openai.com/v1", "openai"),
+        ("https://dashscope.aliyuncs.com/compatible-mode/v1", "dashscope"),
+        ("https://dashscope-intl.aliyuncs.com/compatible-mode/v1", "dashscope"),
+        ("https://api.deepseek.com", "deepseek"),
+        ("http://127.0.0.1:11434/v1", "ollama"),
+        ("https://api.openai.com.example.com/v1", None),
+        ("http://127.0.0.1:8000/v1", None),
+        ("http://[::1", None),
+    ],
+)
+def test_well_known_servers_are_known_by_their_address(url: str, name: str | None) -> None:
+    found = by_address(url)
+    assert (found.name if found else None) == name
+
+
+@pytest.mark.parametrize("junk", [None, [], {"data": 7}, {"data": [7, {"owned_by": None}]}])
+def test_a_strange_list_of_models_tells_nothing(junk: Any) -> None:
+    assert by_models(junk) is None
+
+
+@pytest.mark.parametrize(
+    "field", ["max_tokens", "max_completion_tokens", "stream", "messages", "model", "tools", "n"]
+)
+def test_what_bounds_an_answer_cannot_be_undone(field: str) -> None:
+    with pytest.raises(ValueError, match=f"extra_body must not set {field}"):
+        OpenAiSettings(extra_body={field: None})
+
+
+def test_what_is_sent_along_is_merged() -> None:
+    assert merged({"a": {"b": 1, "c": 2}}, {"a": {"b": 3}, "d": 4}) == {"a": {"b": 3, "c": 2}, "d": 4}
+    assert merged({"a": {"b": 1}}, {"a": 2}) == {"a": 2}
