@@ -19,6 +19,7 @@ import numpy as np
 from server.asr.funasr import FunasrSettings
 from server.asr.hotwords import chinese
 from server.asr.models import check_class, fetch, say
+from server.asr.parts import joined
 from server.asr.wire import Answer, Ask, Audio, Begin, Forget, Heard, ToListener
 from server.core.errors import StageError
 from server.core.media import MIC_RATE, SAMPLE_BYTES
@@ -414,20 +415,6 @@ def _is_whole(token: str) -> bool:
 
 def _is_letter(token: str) -> bool:
     return len(token) == 1 and token.isascii() and token.isalpha()
-
-
-def joined(texts: Sequence[str]) -> str:
-    """Parts of an utterance as one text: a space between them unless Chinese or Japanese meets itself."""
-    text = ""
-    for part in texts:
-        if text and part and not (_is_wide(text[-1]) and _is_wide(part[0])):
-            text += " "
-        text += part
-    return text
-
-
-def _is_wide(character: str) -> bool:
-    return "\u3000" <= character <= "\u9fff" or "\uff00" <= character <= "\uffef"
 
 
 class Line:

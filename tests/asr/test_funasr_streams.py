@@ -20,12 +20,12 @@ from server.asr.funasr_worker import (
     Models,
     Stream,
     TokenRecorder,
-    joined,
     samples,
     stable_length,
     thread_count,
     words,
 )
+from server.asr.parts import joined
 from server.asr.wire import Answer, Ask, Audio, Begin, Forget, Heard
 from server.workers.channel import End
 from tests.asr.conftest import Settings
