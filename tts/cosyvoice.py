@@ -1,6 +1,7 @@
 """CosyVoice in the call: the client of our own streaming server (tts/cosyvoice_server) and of the stock one."""
 
 import asyncio
+import io
 import logging
 from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 from contextlib import aclosing, asynccontextmanager
@@ -207,7 +208,7 @@ class CosyVoice:
             if known and stamp == reference.stamp:
                 return known
             form = aiohttp.FormData({"transcript": reference.transcript, "name": reference.name})
-            form.add_field("audio", reference.audio, filename="reference", content_type=reference.kind)
+            form.add_field("audio", io.BytesIO(reference.audio), filename="reference", content_type=reference.kind)
             answer = await self.server.ask("POST", "/v1/voices", data=form)
             known = str(answer.get("id", "")) if isinstance(answer, dict) else ""
             if not known:
@@ -233,7 +234,9 @@ class CosyVoice:
             path = "/inference_sft"
             form.add_field("spk_id", name)
         else:
-            form.add_field("prompt_wav", reference.audio, filename="prompt.wav", content_type=reference.kind)
+            form.add_field(
+                "prompt_wav", io.BytesIO(reference.audio), filename="prompt.wav", content_type=reference.kind
+            )
             if mode == "instruct":
                 path = "/inference_instruct2"
                 form.add_field("instruct_text", self._settings.instruct)
