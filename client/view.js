@@ -246,7 +246,7 @@ export class View {
     const personaKey = JSON.stringify(state.personas);
     if (personaKey !== this.#personaKey) {
       this.#personaKey = personaKey;
-      select.replaceChildren(...state.personas.map((p) => new Option(p.title || p.name, p.name)));
+      select.replaceChildren(...state.personas.map((p) => new Option([p.title || p.name, p.about].filter(Boolean).join(", "), p.name)));
     }
     select.value = state.persona;
     const faces = new Set(state.personas.map((p) => p.avatar).filter(Boolean));

@@ -260,7 +260,13 @@ class Server:
                     for a in self._engines.avatars
                 ],
                 "personas": [
-                    {"name": n, "title": p.title or n, "language": p.language, "avatar": p.avatar}
+                    {
+                        "name": n,
+                        "title": p.title or n.capitalize(),
+                        "about": p.about,
+                        "language": p.language,
+                        "avatar": p.avatar,
+                    }
                     for n, p in self._config.personas.items()
                 ],
                 "ice_servers": msgspec.to_builtins(self._config.ice.ice_servers),

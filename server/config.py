@@ -15,6 +15,7 @@ from server.core.errors import ConfigError, RequestError
 from server.core.media import Persona
 from server.core.notices import listing
 from server.core.settings import ToolSettings, TurnSettings
+from server.personas import SHIPPED, PersonaSettings, load_personas
 from server.providers import AsrSettings, Auto, LlmSettings, RenderSettings, TtsSettings, VadSettings
 from server.rtc.peer import RtcSettings
 from server.vad.webrtc import WebrtcVadSettings
@@ -46,25 +47,10 @@ class CallSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     """a call is ended, after a warning, at this age"""
     lead_ms: float = 40.0
     """how far ahead of being heard a piece of voice is placed: the face needs this long to move with it"""
+    personas: str = ""
+    """a folder of yours with further characters, one TOML file each, as in configs/personas"""
     measure_lag: bool = False
     """whether the metrics tell how late the event loop is; costs 200 wake-ups a second"""
-
-
-class PersonaSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """A character that answers."""
-
-    title: str = ""
-    """what the page shows; empty: the name"""
-    language: str = "en"
-    """primary subtag of the language that it hears and speaks"""
-    system_prompt: str = ""
-    voices: tuple[str, ...] = ()
-    """voices in order of preference: the first that the voice engine has"""
-    avatar: str = ""
-    """its face; empty: the first there is"""
-    opening: str = ""
-    """what it says first on our own page; empty: it waits"""
-    speed: float = 1.0
 
 
 def _personas() -> dict[str, PersonaSettings]:
@@ -146,12 +132,24 @@ def load_config(
         given = _merge(given, _nest(path_text.split("."), _value(value)))
     sources.append(("--set", given))
     tree: dict[str, Any] = msgspec.to_builtins(Config())
+    for folder in _persona_folders(sources):
+        tree["personas"] |= msgspec.to_builtins(load_personas(folder))
     config = Config()
     for source, overlay in sources:
         tree = _merge(tree, overlay)
         # Converted after each source, so that a mistake is told with the place where it stands.
         config = _convert(tree, source)
     return config
+
+
+def _persona_folders(sources: Sequence[tuple[str, dict[str, Any]]]) -> list[Path]:
+    """Ours (if this is not an installation without it), then the one that is set: its characters win."""
+    folder = ""
+    for _, overlay in sources:
+        call = overlay.get("call")
+        folder = call.get("personas", folder) if isinstance(call, Mapping) else folder
+    named = [Path(folder).expanduser()] if isinstance(folder, str) and folder else []
+    return [SHIPPED, *named] if SHIPPED.is_dir() else named
 
 
 def _read(file: Path) -> dict[str, Any]:

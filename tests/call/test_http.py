@@ -183,7 +183,11 @@ async def test_a_key_is_asked_for_where_one_is_set() -> None:
 async def test_what_there_is(http: aiohttp.ClientSession) -> None:
     about = await (await http.get("/v1/visavis")).json()
     assert about["avatars"][0]["name"] == "testcard"
-    assert {p["name"] for p in about["personas"]} == {"mia", "leo"}
+    assert [p["name"] for p in about["personas"]][:2] == ["mia", "leo"]
+    assert {"name": "wit", "title": "Edgar", "about": "dry wit", "language": "en", "avatar": "leo"} in about[
+        "personas"
+    ]
+    assert {p["language"] for p in about["personas"]} == {"en", "zh"}
     assert about["providers"]["think"]["where"] == "here"
     page = await (await http.get("/")).text()
     assert "<talking-head" in page
