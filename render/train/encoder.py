@@ -20,6 +20,7 @@ WIDTH = 64
 CHANNELS = (96, 128, 128, 128, 128)
 CROP = 64  # frames of one example in a step
 BATCH = 32
+DROPOUT = 0.05  # of whole channels
 RATE = 2e-3
 CHECKPOINT_S = 60.0
 
@@ -32,6 +33,8 @@ class Example(NamedTuple):
     targets: Floats
     """(frames, controls)"""
     family: str
+    anchor: NDArray[np.float16] | None = None
+    """what a teacher's features are when it hears the same without noise, (frames, WIDTH)"""
 
 
 @dataclass(frozen=True)
@@ -47,6 +50,8 @@ class Plan:
     closed: float = 4.0
     velocity: float = 1.0
     """weight of the error of the controls' differences from frame to frame"""
+    anchored: float = 1.0
+    """weight of the features' distance from their anchors, where there are any"""
     steps: int = 2000
     seed: int = 0
 
@@ -77,7 +82,7 @@ class Net(nn.Module):
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
         for layer in self.conv:
-            x = F.relu(layer(x))
+            x = F.dropout1d(F.relu(layer(x)), DROPOUT, self.training)
         code = torch.tanh(self.code(x))
         return code, self.head(code)
 
@@ -111,19 +116,32 @@ def loss_of(plan: Plan, scale: Scale, predicted: Tensor, targets: Tensor) -> Ten
     return place + plan.velocity * change
 
 
+def strayed(code: Tensor, anchors: Tensor) -> Tensor:
+    """Mean square distance of features (b, WIDTH, frames) from their anchors, (b, frames, WIDTH), NaN where none."""
+    there = ~torch.isnan(anchors)
+    away = torch.where(there, code.transpose(1, 2) - anchors.nan_to_num(), 0.0)
+    return (away**2).sum() / there.sum().clamp(min=1) / 0.1  # features have a variance of some 0.1
+
+
 def train(
     plan: Plan,
     examples: Sequence[Example],
     checkpoint: Path,
+    start: Path | None = None,
     progress: Callable[[int, float], None] = lambda step, loss: None,
 ) -> Net:
-    """Goes on from `checkpoint` if it is there, else begins; one thread. Families have equal shares of the steps."""
+    """Goes on from `checkpoint` if it is there, else begins, with the net of another checkpoint, `start`, if given.
+
+    One thread. Families have equal shares of the steps.
+    """
     torch.set_num_threads(1)
     torch.manual_seed(plan.seed)
     net = Net(len(plan.names))
     optimiser = torch.optim.AdamW(net.parameters(), lr=RATE, weight_decay=1e-3)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, RATE, total_steps=plan.steps, pct_start=0.1)
     begin = 0
+    if start is not None:
+        net.load_state_dict(torch.load(start, weights_only=True)["net"])
     if checkpoint.exists():
         state = torch.load(checkpoint, weights_only=True)
         net.load_state_dict(state["net"])
@@ -134,9 +152,10 @@ def train(
     drawn = _Draw(examples)
     saved, mean = time.monotonic(), 0.0
     for step in range(begin, plan.steps):
-        x, y = drawn(np.random.default_rng([plan.seed, step]))
-        _, predicted = net(x)
-        loss = loss_of(plan, scale, predicted, y)
+        torch.manual_seed(plan.seed * 1_000_003 + step)  # so that going on is the same as never having stopped
+        x, y, anchors = drawn(np.random.default_rng([plan.seed, step]))
+        code, predicted = net(x)
+        loss = loss_of(plan, scale, predicted, y) + plan.anchored * strayed(code, anchors)
         optimiser.zero_grad()
         loss.backward()  # type: ignore[no-untyped-call]
         nn.utils.clip_grad_norm_(net.parameters(), 1.0)
@@ -148,7 +167,7 @@ def train(
         if time.monotonic() - saved > CHECKPOINT_S or step + 1 == plan.steps:
             saved = time.monotonic()
             _save(checkpoint, net, optimiser, schedule, step + 1)
-    return net
+    return net.eval()
 
 
 def _save(path: Path, net: Net, optimiser: object, schedule: object, step: int) -> None:
@@ -172,16 +191,35 @@ class _Draw:
         if not self._families:
             raise ValueError(f"no utterance has {CROP} frames; give longer ones")
 
-    def __call__(self, rng: np.random.Generator) -> tuple[Tensor, Tensor]:
+    def __call__(self, rng: np.random.Generator) -> tuple[Tensor, Tensor, Tensor]:
+        """Spectra (b, BANDS, time), targets (b, frames, controls), anchors (b, frames, WIDTH)."""
         x = np.empty((BATCH, CONTEXT + SPECTRA_PER_FRAME * (CROP - 1), BANDS), np.float16)
-        y = []
+        y, anchors = [], np.full((BATCH, CROP, WIDTH), np.nan, np.float32)
         for row in range(BATCH):
             those, ends = self._families[row % len(self._families)]
             example = those[min(int(np.searchsorted(ends, rng.random())), len(those) - 1)]
             at = int(rng.integers(len(example.targets) - CROP + 1))
             x[row] = example.spectra[at * SPECTRA_PER_FRAME :][: x.shape[1]]
             y.append(example.targets[at : at + CROP])
-        return torch.from_numpy(x).float().transpose(1, 2), torch.from_numpy(np.stack(y))
+            if example.anchor is not None:
+                anchors[row] = example.anchor[at : at + CROP]
+        heard = torch.from_numpy(_another_speaker(x, rng)).transpose(1, 2)
+        return heard, torch.from_numpy(np.stack(y)), torch.from_numpy(anchors)
+
+
+def _another_speaker(x: NDArray[np.float16], rng: np.random.Generator) -> Floats:
+    """The same words through another vocal tract and line: spectra (b, time, BANDS) shifted, stretched and tinted."""
+    bands = np.arange(BANDS)
+    stretch = np.exp(rng.normal(0, 0.05, (len(x), 1)))
+    place = np.clip(bands * stretch + rng.normal(0, 0.5, (len(x), 1)), 0, BANDS - 1)
+    take = np.clip(1 - np.abs(place[:, None] - bands[:, None]), 0, None)  # (b, from, to): linear interpolation
+    warped = np.matmul(x.astype(np.float32), take.astype(np.float32))
+    knots = np.linspace(0, BANDS - 1, 6)
+    tint = np.stack([np.interp(bands, knots, rng.normal(0, 0.04, 6)) for _ in x]) + rng.normal(0, 0.02, (len(x), 1))
+    tint = np.where(warped > 0.02, tint[:, None], 0)
+    low = rng.integers(0, BANDS, len(x))[:, None]
+    masked = (rng.random((len(x), 1)) < 0.15) & (bands >= low) & (bands < low + rng.integers(2, 7, (len(x), 1)))
+    return np.asarray(np.where(masked[:, None], 0, np.maximum(warped + tint, 0)), np.float32)
 
 
 def predict(net: Net, scale: Scale, example: Example) -> Floats:
@@ -192,9 +230,53 @@ def predict(net: Net, scale: Scale, example: Example) -> Floats:
     return out
 
 
-def examples_of(made: Iterable[tuple[Floats, dict[str, Floats], str]], names: Sequence[str]) -> list[Example]:
-    """From (sound, controls by name, family)."""
-    return [
-        Example(spectra(pcm), np.stack([curves[n] for n in names], 1).astype(np.float32), family)
-        for pcm, curves, family in made
-    ]
+def examples_of(
+    made: Iterable[tuple[Floats, dict[str, Floats], str, Floats | None]],
+    names: Sequence[str],
+    teacher: Net | None = None,
+) -> list[Example]:
+    """From (sound, controls by name, family, the same sound clean if the teacher is to hear it)."""
+    out = []
+    for pcm, curves, family, clean in made:
+        anchor = None
+        if teacher is not None and clean is not None:
+            with torch.no_grad():
+                code, _ = teacher(torch.from_numpy(spectra(clean)).float().T[None])
+            anchor = code[0].T.numpy().astype(np.float16)
+        out.append(Example(spectra(pcm), np.stack([curves[n] for n in names], 1).astype(np.float32), family, anchor))
+    return out
+
+
+def load_net(checkpoint: Path, controls: int) -> Net:
+    """The net of a checkpoint, ready to be asked."""
+    net = Net(controls)
+    net.load_state_dict(torch.load(checkpoint, weights_only=True)["net"])
+    return net.eval()
+
+
+def save_examples(path: Path, examples: Sequence[Example]) -> None:
+    """All in one file: making them takes longer than a stage of training may last."""
+    nothing = np.zeros((0, WIDTH), np.float16)
+    partial = path.with_suffix(".partial.npz")
+    np.savez(
+        partial,
+        spectra=np.concatenate([e.spectra for e in examples]),
+        targets=np.concatenate([e.targets for e in examples]),
+        anchor=np.concatenate([nothing if e.anchor is None else e.anchor for e in examples]),
+        frames=np.array([len(e.targets) for e in examples]),
+        anchored=np.array([e.anchor is not None for e in examples]),
+        family=np.array([e.family for e in examples]),
+    )
+    partial.replace(path)
+
+
+def load_examples(path: Path) -> list[Example]:
+    with np.load(path) as kept:
+        arrays = {name: kept[name] for name in kept.files}
+    out, s, t, a = [], 0, 0, 0
+    for frames, anchored, family in zip(arrays["frames"], arrays["anchored"], arrays["family"], strict=True):
+        count = CONTEXT + SPECTRA_PER_FRAME * (frames - 1)
+        anchor = arrays["anchor"][a : a + frames] if anchored else None
+        out.append(Example(arrays["spectra"][s : s + count], arrays["targets"][t : t + frames], str(family), anchor))
+        s, t, a = s + count, t + frames, a + (frames if anchored else 0)
+    return out

@@ -10,9 +10,10 @@ A data set is a folder (recipes/universal/displacements.py writes one; anything 
                     `coefficients` (n, rank), whose product is the displacement from rest, metres; `upper`, `lower`
                     points of the inner lips, pair by pair
 
-Each step takes one head, some of its points, and short runs of frames. The fields are shared by all; every head has
-aligners of its own, the same as a person gets when the fields are adapted, so that lips of different height do not
-blur the field. What the truth does not tell (rotation, scale, opacity) is put out as zero.
+First the ears learn: the audio nets alone, from hundreds of frames at a time, to tell a few numbers about the motion
+of the mouth. Then each step takes one head, some of its points, and short runs of frames. The fields are shared by
+all; every head has aligners of its own, the same as a person gets when the fields are adapted, so that lips of
+different height do not blur the field. What the truth does not tell (rotation, scale, opacity) is put out as zero.
 """
 
 import argparse
@@ -33,7 +34,7 @@ from torch import Tensor, nn
 
 from render.avatar import AudioFeature, MotionField, load_field, save_field
 from render.motion.networks import Aligner, FaceField, MouthField, hook
-from render.motion.tables import WINDOW, WINDOW_BEFORE
+from render.motion.tables import CODE, WINDOW, WINDOW_BEFORE
 from render.train.planes import fast_align, fast_face, fast_mouth
 from server.core.errors import VisavisError
 
@@ -46,8 +47,8 @@ REGIONS = ("rest", "lips", "jaw", "lids", "brows", "still", "fixed", "teeth", "t
 """where a point lies; the first FACE_REGIONS are moved by the face field, the others by the mouth field"""
 FACE_REGIONS = 6
 SHARES = {
-    "rest": 240, "lips": 420, "jaw": 300, "lids": 200, "brows": 90, "still": 170,
-    "fixed": 90, "teeth": 110, "tongue": 75, "cavity": 75,
+    "rest": 130, "lips": 260, "jaw": 170, "lids": 120, "brows": 50, "still": 90,
+    "fixed": 50, "teeth": 70, "tongue": 40, "cavity": 40,
 }  # fmt: skip
 """points of each region in a step"""
 WEIGHTS = {
@@ -62,13 +63,19 @@ ROUND_MM = 0.05
 CLOSED_MM = 1.0
 """lips nearer than this count as closing"""
 BLINK = 0.5  # of AU45
-HOOK_RANKS = (1, 3)
-"""ranks of the hook in a step, drawn from here: 10 of 20 000 Gaussians are 1 of some 1400 points"""
+HOOK_RANKS = (1, 2)
+"""ranks of the hook in a step, drawn from here: 10 of 20 000 Gaussians are less than 1 of some 800 points"""
+HEARD_REGIONS = ("lips", "jaw", "teeth", "tongue", "cavity")
+"""whose mean motion the ears learn to tell"""
+NEWEST = (4.0, 2.0)
+"""where the attention over eight codes starts: the newest, which is the displayed frame's own, and the one before"""
 EVALUATION_RANK = 3  # of all points of a head
+SLOPE = 0.5
+"""the grids start with about this much from the middle of a plane to its edge"""
 CHECKPOINT_S = 120.0
 ALIGNMENT_FRAMES = 250
 """ten seconds: what the aligners of a held-out head are fitted on; the frames after them judge"""
-ALIGNMENT_STEPS = 300
+ALIGNMENT_STEPS = 200
 CLOSED_SHARE = 0.15
 """lips are closed within this share of their median opening"""
 NEAR_FRAMES = 1  # of a closure in the truth, 40 ms
@@ -137,6 +144,21 @@ class HeadData:
         gap = self.rest[torch.from_numpy(self.upper), 1] - self.rest[torch.from_numpy(self.lower), 1]
         return displacement[..., upper, 1] - displacement[..., lower, 1] + gap
 
+    @cached_property
+    def heard(self) -> Tensor:
+        """(n, HEARD) what the ears are to tell of each frame, metres: mean motions, and how wide lips and jaw are."""
+        columns = []
+        for name in HEARD_REGIONS:
+            among = torch.from_numpy(self.of_region[REGIONS.index(name)])
+            moved = self.basis[:, among].mean(1) if len(among) else self.basis.new_zeros(len(self.basis), 3)
+            columns.append(moved)
+        for name in ("lips", "jaw"):
+            among = torch.from_numpy(self.of_region[REGIONS.index(name)])
+            outward = self.basis[:, among, 0] * self.rest[among, 0].sign()
+            columns.append(outward.sum(1, keepdim=True) / max(len(among), 1))
+        columns += [self.basis[:, torch.from_numpy(lip)].mean(1) for lip in (self.upper, self.lower)]
+        return self.coefficients @ torch.cat(columns, 1)
+
     def to(self, device: torch.device) -> "HeadData":
         moved = {name: getattr(self, name).to(device) for name in ("rest", "basis", "coefficients")}
         return HeadData(**{**{n: getattr(self, n) for n in self.__dataclass_fields__}, **moved})
@@ -147,11 +169,11 @@ class Data:
     clips: Clips
     heads: tuple[HeadData, ...]
 
-    @property
+    @cached_property
     def learnt(self) -> list[HeadData]:
         return [head for head in self.heads if not head.held_out]
 
-    @property
+    @cached_property
     def judged(self) -> list[HeadData]:
         return [head for head in self.heads if head.held_out]
 
@@ -241,9 +263,46 @@ class Universal(nn.Module):
         with torch.no_grad():  # no truth for rotation, opacity and scale: zero, until a person's pictures know better
             list(self.face.sigma_net.parameters())[-1][3:] = 0
             list(self.mouth.sigma_net.parameters())[-1][3:] = 0
+            for net in (self.face, self.mouth):
+                bias = net.audio_att_net.attentionNet.get_parameter("0.bias")
+                bias[-1] += NEWEST[0]
+                bias[-2] += NEWEST[1]
 
     def tensors(self) -> dict[str, Floats]:
         return {name: np.array(value.cpu(), np.float32) for name, value in self.state_dict().items()}
+
+
+def _smooth(net: FaceField | MouthField) -> None:
+    """Starts the grids with a random slope each: positions are told from one another from the first step on.
+
+    From zero the audio would take hundreds of steps to get through, and grid cells that no head reaches would stay
+    zero beside others that are not: a slope goes on where nobody was.
+    """
+    starts, strides = np.array(net.encoder_xy.levels.offsets), net.encoder_xy.levels.strides
+    for plane in (net.encoder_xy, net.encoder_yz, net.encoder_xz):
+        table = torch.zeros(int(starts[-1]))
+        for start, stride in zip(starts[:-1], strides, strict=True):
+            across = torch.linspace(-1, 1, stride)
+            a, b, c = torch.randn(3).tolist()
+            level = SLOPE * (a * across[None, :] + b * across[:, None] + 0.3 * c)
+            table[int(start) : int(start) + stride**2] = level.flatten()
+        plane.embeddings.copy_(table[:, None])
+
+
+HEARD = 3 * len(HEARD_REGIONS) + 2 + 6
+
+
+class Ears(nn.Module):
+    """Reads off the codes of both audio nets, and off the action units, what `HeadData.heard` says; training only."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.face, self.mouth = (nn.Linear(CODE + 6, HEARD) for _ in range(2))
+
+    def forward(self, fields: Universal, window: Tensor, action_units: Tensor) -> Tensor:
+        """(2, n, HEARD)."""
+        pairs = ((self.face, fields.face), (self.mouth, fields.mouth))
+        return torch.stack([ear(torch.cat([net.code(window), action_units], 1)) for ear, net in pairs])
 
 
 class Personal(nn.Module):
@@ -289,7 +348,7 @@ class Plan:
 
     steps: int = 12_000
     seed: int = 0
-    runs: int = 7
+    runs: int = 6
     """of consecutive frames in a step"""
     run_frames: int = 4
     grid_rate: float = 1e-2
@@ -301,13 +360,22 @@ class Plan:
     """share of the steps after which the heads' own aligners work"""
     last_rate: float = 0.02
     """of the first, where the cosine ends"""
-    velocity: float = 1.0
+    velocity: float = 0.5
     """weight of the error of differences from frame to frame"""
     lips: float = 2.0
     """weight of the error of the inner lips' distance"""
     closing: float = 4.0
     """how much more that counts where lips close"""
-    quiet: float = 0.02
+    ear_steps: int = 0
+    """before the others, with the audio nets alone"""
+    ear_frames: int = 384
+    """in each of those"""
+    ear_rate: float = 3e-3
+    ear: float = 0.0
+    """weight of what the ears tell, afterwards"""
+    ear_frames_beside: int = 128
+    """frames of that in each step"""
+    quiet: float = 0.003
     """weight of the audio attention where speech moves nothing"""
     stay: float = 0.002
     """weight of the aligners' offsets, mm"""
@@ -422,6 +490,13 @@ class Run:
         feature = AudioFeature(name="mel", width=self.data.clips.width)
         self.fields = Universal(feature).to(self.device)
         self.average = {name: value.clone() for name, value in self.fields.state_dict().items()}
+        self.ears = Ears().to(self.device)
+        heard = torch.cat([head.heard for head in self.data.learnt])
+        self.heard_mean, self.heard_scale = heard.mean(0), heard.std(0) + 1e-6
+        self.rows = np.concatenate([
+            np.stack([np.full(len(head.frames), k), np.arange(len(head.frames))], 1)
+            for k, head in enumerate(self.data.learnt)
+        ])  # fmt: skip
         grids: list[nn.Parameter] = []
         attention: list[nn.Parameter] = []
         nets: list[nn.Parameter] = []
@@ -434,6 +509,7 @@ class Run:
                 {"params": grids, "lr": plan.grid_rate, "first": plan.grid_rate},
                 {"params": attention, "lr": plan.attention_rate, "first": plan.attention_rate},
                 {"params": nets, "lr": plan.net_rate, "first": plan.net_rate},
+                {"params": list(self.ears.parameters()), "lr": plan.net_rate, "first": plan.net_rate},
             ],
             betas=(0.9, 0.99),
             eps=1e-12,
@@ -446,6 +522,35 @@ class Run:
             optimizer = torch.optim.Adam(personal.parameters(), lr=self.plan.aligner_rate, eps=1e-12)
             self.people[name] = personal, optimizer
         return self.people[name]
+
+    def listen(self, report: Callable[[int, Mapping[str, float]], None]) -> None:
+        """The audio nets alone, before the first step."""
+        plan = self.plan
+        listening = [p for n, p in self.fields.named_parameters() if "audio_" in n] + list(self.ears.parameters())
+        optimizer = torch.optim.Adam(listening, lr=plan.ear_rate, betas=(0.9, 0.99))
+        total = 0.0
+        for step in range(plan.ear_steps):
+            optimizer.param_groups[0]["lr"] = plan.ear_rate * (0.05 + 0.95 * (1 - step / plan.ear_steps))
+            optimizer.zero_grad(set_to_none=True)
+            loss = self.ear_loss(np.random.default_rng([plan.seed, 2, step]), plan.ear_frames)
+            torch.autograd.backward(loss)
+            optimizer.step()
+            total += loss.item()
+            if step % 50 == 49:
+                report(0, {"ear": total / 50})
+                total = 0.0
+        self.average = {name: value.clone() for name, value in self.fields.state_dict().items()}
+
+    def ear_loss(self, draw: np.random.Generator, count: int) -> Tensor:
+        """Mean squared error of what the ears tell, its variance brought to one."""
+        chosen = self.rows[draw.integers(len(self.rows), size=count)]
+        learnt = self.data.learnt
+        frames = np.array([learnt[k].frames[row] for k, row in chosen])
+        truth = torch.stack([learnt[k].heard[row] for k, row in chosen])
+        wanted = (truth - self.heard_mean) / self.heard_scale
+        clips = self.data.clips
+        told = self.ears(self.fields, clips.window(frames), clips.action_units[torch.from_numpy(frames)])
+        return (told - wanted).square().mean()
 
     def advance(self) -> dict[str, Tensor]:
         """One step. What it draws depends on the seed and its number alone."""
@@ -464,6 +569,9 @@ class Run:
             own.param_groups[0]["lr"] = plan.aligner_rate * fall
             own.zero_grad(set_to_none=True)
         loss, parts = loss_of(self.fields, personal, head, self.data.clips, plan, batch)
+        if plan.ear:
+            parts["ear"] = plan.ear * self.ear_loss(draw, plan.ear_frames_beside)
+            loss = loss + parts["ear"]
         torch.autograd.backward(loss)
         self.optimizer.step()
         if own is not None:
@@ -483,6 +591,7 @@ class Run:
             "step": self.step,
             "fields": self.fields.state_dict(),
             "average": self.average,
+            "ears": self.ears.state_dict(),
             "optimizer": self.optimizer.state_dict(),
             "people": {n: {"nets": p.state_dict(), "optimizer": o.state_dict()} for n, (p, o) in self.people.items()},
         }
@@ -502,6 +611,7 @@ class Run:
         self.step = state["step"]
         self.fields.load_state_dict(state["fields"])
         self.average = {name: value.clone() for name, value in state["average"].items()}
+        self.ears.load_state_dict(state["ears"])
         self.optimizer.load_state_dict(state["optimizer"])
         for name, kept in state["people"].items():
             personal, own = self.person(name)
@@ -530,6 +640,9 @@ def train(
     run, checkpoint = Run(data, plan, torch.device(device)), work / "pretrain.pt"
     if checkpoint.exists():
         run.resume(checkpoint)
+    else:
+        run.listen(report)
+        run.save(checkpoint)
     saved = time.monotonic()
     sums: dict[str, Tensor] = {}
     counted = 0
@@ -574,9 +687,9 @@ class Score:
     """of points that do not move: standard deviation over time, action units held"""
 
 
-def align(fields: Universal, head: HeadData, clips: Clips, plan: Plan, steps: int = ALIGNMENT_STEPS) -> Personal:
+def align(fields: Universal, head: HeadData, clips: Clips, plan: Plan, steps: int | None = None) -> Personal:
     """Aligners for a head that was not learnt, on its first ALIGNMENT_FRAMES; the fields stay as they are."""
-    device = head.rest.device
+    device, steps = head.rest.device, ALIGNMENT_STEPS if steps is None else steps
     count = min(ALIGNMENT_FRAMES, len(head.frames) // 2)
     first = HeadData(**{
         **{name: getattr(head, name) for name in head.__dataclass_fields__},

@@ -1,0 +1,309 @@
+"""Adapting the universal field, and a head's Gaussians, to one person: what a step does, and when."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from render.train.adam import Adam
+from render.train.checkpoint import named, under
+from render.train.dataset import FACE as LABEL_FACE
+from render.train.dataset import MOUTH as LABEL_MOUTH
+from render.train.dataset import Dataset, Shot
+from render.train.draw import Painter, Picture
+from render.train.footage import Footage, ring
+from render.train.head import FACE, FIELDS, MOUTH, PARTS, Head, Posed
+from render.train.loss import pixels, scales, sharpness
+from render.train.marks import Marks
+from render.train.planes import fast_align
+from render.train.rehearsal import Rehearsal
+from render.train.start import SH_C0
+
+Floats = NDArray[np.float32]
+
+ALIGNED = 0.08
+"""share of the training after which the aligner joins"""
+MOUTH_JOINS = 0.12
+FUSE = 0.65
+"""from here on lower rates, and the losses that look at scales and edges"""
+REFINED = (0.2, 0.35, 0.5)
+"""when Gaussians that nobody sees are moved to where there are too few"""
+GEOMETRY, SHAPED = 0.4, 0.15
+"""until then such a share of the steps looks at depth and normals too"""
+REHEARSED = 0.25
+"""share of the steps that rehearse other voices"""
+BOUND_EVERY = 8
+PAINTED = 0.35
+"""share of the steps that look at the face alone, with the open mouth painted in one colour"""
+
+RATES = {
+    "xyz": (4e-5, 2e-6),
+    "sh": (5e-3, 5e-4),
+    "scale": (1e-2, 1e-3),
+    "rotation": (3e-3, 5e-4),
+    "opacity": (3e-2, 3e-3),
+}
+"""of the Gaussians: first and last learning rate"""
+GRIDS, NETS, ALIGNERS = 2e-3, 4e-4, 3e-4
+"""of the fields"""
+UNTAUGHT = 4
+"""times these rates for fields that were not trained before"""
+GENTLE = 0.1
+"""the universal field's rate until GENTLE_UNTIL, by what it is then"""
+GENTLE_UNTIL = 0.15
+
+COVERAGE = 0.1
+"""weight of alpha against the head's coverage"""
+NORMALS, DEPTH = 0.02, 0.02
+DEPTH_M = 0.003
+"""depth errors much larger than that count no more"""
+QUIET = 1e-3
+"""weight of turning and swelling, which the pictures do not ask for"""
+UNSEEN_PX = 0.2
+"""a Gaussian whose weights in no frame sum up to so many pixels is not seen"""
+
+
+@dataclass
+class Clip:
+    """What drives the frames: by the frames' own numbers."""
+
+    windows: Tensor  # (frames, WINDOW, width, steps)
+    action_units: Tensor  # (frames, 6)
+
+
+@dataclass
+class Trainer:
+    """Everything of the second, third and fourth stage that changes, and the step."""
+
+    data: Dataset
+    footage: Footage
+    clip: Clip
+    head: Head
+    rehearsal: Rehearsal | None
+    behind: NDArray[np.float16]  # (F, 4, H, W): torso colour and what shines through it
+    marks: Marks | None = None
+    seed: int = 0
+    adam: Adam = field(init=False)
+    field_adam: Adam = field(init=False)
+    painter: Painter = field(init=False)
+    screen: Tensor = field(init=False)
+    """(N,) how strongly the loss pulls at each Gaussian, summed since the last refinement"""
+
+    def __post_init__(self) -> None:
+        self.adam = Adam(self.head.tensors)
+        self.field_adam = Adam(dict(self.head.motion.named_parameters()), epsilon=1e-12)
+        self.painter = Painter(self.footage.box.width, self.footage.box.height)
+        self.screen = torch.zeros(len(self.head))
+        self.rng = np.random.default_rng([self.seed, 1])
+        f = self.footage
+        blink = np.array([s.action_units[5] for s in f.shots])
+        wish = 1 + 1.5 * f.openness / max(float(f.openness.max()), 1e-6) + 1.5 * blink / 2
+        self.chances = wish / wish.sum()
+
+    @property
+    def device(self) -> torch.device:
+        return self.head.tensors["xyz"].device
+
+    def tensor(self, array: NDArray[Any]) -> Tensor:
+        return torch.from_numpy(np.ascontiguousarray(array)).to(self.device)
+
+    # --- one step ---
+
+    def step(self, share: float) -> dict[str, float]:
+        """share: of the training that is done. Returns the parts of the loss."""
+        f, rng = self.footage, self.rng
+        k = int(rng.choice(len(f), p=self.chances))
+        shot = f.shots[k]
+        joined = share >= MOUTH_JOINS
+        alone = not joined or rng.random() < PAINTED
+        geometry = share < GEOMETRY and rng.random() < SHAPED and self.data.depth(shot.index) is not None
+        posed = self.posed(shot, share, witnesses=None if self.marks is None else self.marks.rest)
+        splats = self.head.without_mouth(posed) if alone else posed.splats
+        drawn = self.painter.draw(f.box.camera(self.data, shot.pose), splats, geometry=geometry)
+        colour = rng.random((3, 1, 1)).astype(np.float32)
+        plate = f.plate if rng.random() < 0.3 else np.broadcast_to(colour, f.plate.shape)
+        torso = self.behind[k].astype(np.float32)
+        behind = torso[:3] + torso[3] * plate
+        truth = f.person_over(k, plate)
+        weight = f.weight[k].astype(np.float32)
+        head = f.head[k].astype(np.float32) / 255
+        if alone:
+            inside = f.labels[k] == LABEL_MOUTH
+            paint = rng.random((3, 1)).astype(np.float32)
+            behind, truth = np.array(behind), np.array(truth)
+            behind[:, inside], truth[:, inside] = paint, paint
+            head = np.where(inside, 0, head).astype(np.float32)
+            weight[ring(inside)] = 0
+        made = drawn.colour + drawn.transmittance * self.tensor(behind)
+        true, w = self.tensor(truth), self.tensor(weight)
+        parts = {"pixels": pixels(made, true, w)}
+        parts["coverage"] = COVERAGE * (w * (1 - drawn.transmittance - self.tensor(head)).abs()).sum() / w.sum()
+        if share > FUSE:
+            parts["scales"] = 0.15 * scales(made, true, w, levels=2)
+            parts["sharpness"] = 0.3 * sharpness(made, true, w)
+        if geometry:
+            parts |= self._geometry(k, shot, drawn)
+        parts["quiet"] = QUIET * (posed.face.rotation.abs().mean() + posed.face.scale.abs().mean())
+        if self.rehearsal is not None and rng.random() < REHEARSED:
+            parts["rehearsal"] = 1 / REHEARSED * self.rehearsal.loss(self.head.motion, *self._places(share))
+        if self.marks is not None and posed.witnesses is not None:
+            parts["marks"] = self.marks.loss(self.data, shot, posed.witnesses)
+        loss = torch.stack(list(parts.values())).sum()
+        loss.backward()  # type: ignore[no-untyped-call]
+        if self.painter.screen is not None:
+            n = len(self.painter.screen)
+            self.screen[:n] += self.painter.screen.norm(dim=1)
+        self._learn(share)
+        return {name: float(v.detach()) for name, v in parts.items()} | {"loss": float(loss.detach())}
+
+    def posed(
+        self, shot: Shot, share: float = 1.0, window: Tensor | None = None, witnesses: Tensor | None = None
+    ) -> Posed:
+        window = self.clip.windows[shot.index] if window is None else window
+        units = self.clip.action_units[shot.index]
+        return self.head.pose(window, units, shot.gaze, aligned=share >= ALIGNED, witnesses=witnesses)
+
+    @torch.no_grad()
+    def _places(self, share: float) -> tuple[Tensor, Tensor]:
+        """Where face and mouth points lie in the universal field."""
+        xyz, net = self.head.tensors["xyz"], self.head.motion
+        out = []
+        for part, aligner in ((FACE, net.face_aligner), (MOUTH, net.mouth_aligner)):
+            at = xyz[self.head.span(part)]
+            out.append(at + fast_align(aligner, at).offset if share >= ALIGNED and len(at) else at)
+        return out[0], out[1]
+
+    def _geometry(self, k: int, shot: Shot, drawn: Picture) -> dict[str, Tensor]:
+        """Normals in the head's frame, depth over alpha, both robust, where the skin is opaque."""
+        f, parts = self.footage, {}
+        depth, normals = self.data.depth(shot.index), self.data.normals(shot.index)
+        assert drawn.depth is not None
+        assert drawn.normals is not None
+        alpha = 1 - drawn.transmittance
+        solid = (f.labels[k] == LABEL_FACE) & (f.head[k] > 250) & ~ring(f.labels[k] == LABEL_FACE, 2)
+        if depth is not None:
+            true = f.box.cut(depth)
+            mask = self.tensor((solid & (true > 0)).astype(np.float32)) * (alpha.detach() > 0.9)
+            off = (drawn.depth / alpha.clamp_min(0.5) - self.tensor(true.astype(np.float32))) / DEPTH_M
+            parts["depth"] = DEPTH * (mask * off.square() / (off.square() + 1)).sum() / mask.sum().clamp_min(1)
+        if normals is not None:
+            n = f.box.cut(normals).transpose(2, 0, 1) * np.array([1, -1, -1], np.float32)[:, None, None]
+            n = n / np.maximum(np.linalg.norm(n, axis=0), 1e-6)
+            true = np.einsum("ij,ihw->jhw", shot.pose[:3, :3], n)  # from the camera's axes to the head's
+            made = drawn.normals / drawn.normals.norm(dim=0).clamp_min(1e-6)
+            mask = self.tensor(solid.astype(np.float32)) * (alpha.detach() > 0.9)
+            off = 1 - (made * self.tensor(true.astype(np.float32))).sum(0)
+            parts["normals"] = NORMALS * (mask * off / (off + 0.2)).sum() / mask.sum().clamp_min(1)
+        return parts
+
+    def _learn(self, share: float) -> None:
+        late = 0.5 if share > FUSE else 1.0
+        rates = {name: late * a * (b / a) ** share for name, (a, b) in RATES.items()}
+        t = self.head.tensors
+        if t["sh"].grad is not None:
+            t["sh"].grad[:, 1:] *= 0.5  # what depends on the view is learned slower
+        self.adam.step(rates)
+        gentle = UNTAUGHT if self.rehearsal is None else GENTLE if share < GENTLE_UNTIL else 1.0
+        falling = 0.1**share
+        field_rates = {}
+        for name in self.field_adam.tensors:
+            if "aligner" in name:
+                rate = ALIGNERS * (5 if "embeddings" in name else 1) * falling if share >= ALIGNED else 0.0
+            else:
+                rate = (GRIDS if "embeddings" in name else NETS) * gentle * falling
+            field_rates[name] = rate
+        self.field_adam.step(field_rates)
+        if self.marks is not None:
+            self.marks.learn(share)
+        if self.adam.steps["xyz"] % BOUND_EVERY == 0:
+            self.head.bound()
+
+    # --- how many Gaussians, and where ---
+
+    def weights(self, shots: list[Shot]) -> Tensor:
+        """(N,) for each Gaussian the most pixels, weighted, that it fills in any of these frames."""
+        most = torch.zeros(len(self.head))
+        for shot in shots:
+            with torch.no_grad():
+                splats = self.posed(shot).splats
+            splats.sh = splats.sh.detach().clone().requires_grad_()
+            drawn = self.painter.draw(self.footage.box.camera(self.data, shot.pose), splats)
+            (gradient,) = torch.autograd.grad(drawn.colour[0].sum(), splats.sh)
+            most = torch.maximum(most, gradient[:, 0, 0].abs().cpu() / SH_C0)
+        return most
+
+    def refine(self, fresh: bool) -> int:
+        """Drop what is not seen; if `fresh`, split those at which the loss pulls most instead. Returns how many."""
+        shots = self.footage.shots
+        spread = [shots[k] for k in np.unique(np.linspace(0, len(shots) - 1, 16).astype(int))]
+        wide = [shots[k] for k in np.argsort(-self.footage.openness)[:8]]
+        seen = (self.weights(spread + wide) >= UNSEEN_PX) & (self.head.tensors["opacity"].cpu() > -4)
+        part = self.head.part_of()
+        rows, counts = [], []
+        halved: list[Tensor] = []
+        for p in range(PARTS):
+            mine = torch.nonzero((part == p) & seen)[:, 0]
+            if p == MOUTH and fresh:  # it is seen once the face has learned to open
+                mine = torch.nonzero(part == p)[:, 0]
+            gone = self.head.counts[p] - len(mine)
+            extra = mine[:0]
+            if fresh and gone and len(mine):
+                extra = mine[torch.argsort(-self.screen[mine])[: min(gone, len(mine))]]
+            rows.append(torch.cat([mine, extra]))
+            halved.append(torch.cat([torch.isin(mine, extra), torch.ones(len(extra), dtype=torch.bool)]))
+            counts.append(len(mine) + len(extra))
+        self.rearrange(torch.cat(rows), counts, torch.cat(halved))
+        return int((~seen).sum())
+
+    @torch.no_grad()
+    def rearrange(self, rows: Tensor, counts: list[int], halved: Tensor) -> None:
+        """New Gaussians from old ones; those `halved` are the two halves of one, side by side."""
+        t, device = self.head.tensors, self.device
+        rows_on, half = rows.to(device), halved.to(device)
+        new = {name: t[name].detach()[rows_on].clone() for name in FIELDS}
+        if half.any():
+            size = torch.nn.functional.softplus(new["scale"][half])
+            step = torch.randn(int(half.sum()), 3, generator=self._generator()).to(device) * size * 0.7
+            new["xyz"][half] += step
+            new["scale"][half] -= float(np.log(1.4))
+        taken = torch.where(half, torch.full_like(rows_on, -1), rows_on)
+        for name in FIELDS:
+            self.head.tensors[name] = new[name].requires_grad_()
+            self.adam.replace(name, self.head.tensors[name], taken)
+        self.head.counts = counts
+        self.screen = torch.zeros(len(self.head))
+
+    # --- checkpoints ---
+
+    def state(self) -> dict[str, Tensor]:
+        out = self.head.state() | named("adam", self.adam.state()) | named("field_adam", self.field_adam.state())
+        out |= {"screen": self.screen}
+        if self.marks is not None:
+            out |= {"marks": self.marks.rest} | named("marks_adam", self.marks.adam.state())
+        return out
+
+    def restore(self, state: Mapping[str, Tensor]) -> None:
+        """Of the optimisers; the head itself is made of its state."""
+        self.adam.restore(under("adam", state))
+        self.field_adam.restore(under("field_adam", state))
+        self.screen = state["screen"].clone()
+        if self.marks is not None:
+            self.marks.rest.data.copy_(state["marks"])
+            self.marks.adam.restore(under("marks_adam", state))
+
+    def dice(self) -> list[Any]:
+        """The states of all random numbers, for JSON."""
+        both = [self.rng] + ([self.rehearsal.rng] if self.rehearsal is not None else [])
+        return [rng.bit_generator.state for rng in both]
+
+    def restore_dice(self, states: list[Any]) -> None:
+        both = [self.rng] + ([self.rehearsal.rng] if self.rehearsal is not None else [])
+        for rng, state in zip(both, states, strict=True):
+            rng.bit_generator.state = state
+
+    def _generator(self) -> torch.Generator:
+        return torch.Generator().manual_seed(int(self.rng.integers(1 << 31)))
