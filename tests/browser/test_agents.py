@@ -1,4 +1,4 @@
-"""An unmodified @openai/agents-realtime client on the real server: connects, hears, sees, is heard and answered."""
+"""An unmodified @openai/agents-realtime client on the real server: connects, hears, sees, is answered, is called."""
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -12,7 +12,8 @@ from playwright.async_api import Page
 from benchmarks import chromium
 from benchmarks.server import running
 from benchmarks.speech import compose
-from tests.browser.agents import built_page
+from tests.browser.agents import built_page, buzzing_microphone
+from tests.fakes.llm_server import Chunk, llm_server, says
 
 pytestmark = [pytest.mark.browser, pytest.mark.slow]
 
@@ -65,4 +66,46 @@ async def test_the_agents_sdk_talks_to_the_real_server(tmp_path: Path) -> None:
         await page.evaluate("agents.interrupt()")
         await until(page, "agents.events.includes('output_audio_buffer.cleared')")
         assert await page.evaluate("agents.errors") == []
+        await page.evaluate("agents.close()")
+
+
+def calling(arguments: str) -> Chunk:
+    """As OpenAI's models ask for a function."""
+    function = {"name": "weather", "arguments": arguments}
+    delta = {"content": None, "tool_calls": [{"index": 0, "id": "call_1", "type": "function", "function": function}]}
+    return Chunk({"id": "c", "object": "chat.completion.chunk", "choices": [{"index": 0, "delta": delta}]})
+
+
+async def test_the_agents_sdk_is_asked_for_its_function(tmp_path: Path) -> None:
+    folder = built_page()
+    answers = says("One look.", calling('{"place": "Oslo"}'), finish="tool_calls"), says("It is sunny in Oslo.")
+    async with (
+        llm_server(*answers) as model,
+        another_site(folder) as site,
+        running(
+            f'http.origins=["{site}"]',
+            *("llm.type=openai", f"llm.base_url={model.base_url}", "llm.model=fake-model"),
+            *("asr.type=none", "tts.type=tone", "tts.clause_s=0.5", "render.type=testcard"),
+        ) as server,
+        chromium.launch(buzzing_microphone(tmp_path / "buzz.wav", 5.0)) as browser,
+    ):
+        page = await browser.new_page()
+        await page.goto(site)
+        await until(page, "window.agents !== undefined")
+        url = f"{server.address}/v1/realtime/calls"
+        await page.evaluate("url => agents.connect({ url, weather: 'sunny, 20 degrees' })", url)
+        await page.evaluate("agents.session.mute(true)")
+        await page.evaluate("agents.say('What is the weather in Oslo?')")
+        await until(page, "agents.calls.length === 1")
+        assert await page.evaluate("agents.calls") == [{"place": "Oslo"}]
+        await until(page, "agents.history.some(({ text }) => text === 'It is sunny in Oslo.')")
+        assert await page.evaluate("agents.errors") == []
+        events = await page.evaluate("agents.events")
+        assert "response.function_call_arguments.done" in events
+        assert events.count("response.created") == events.count("response.done") == 2
+        asked, told = (request["messages"] for request in model.requests)
+        assert asked[-1] == {"role": "user", "content": "What is the weather in Oslo?"}
+        assert [message["role"] for message in told] == ["system", "user", "assistant", "tool"]
+        assert told[-1] == {"role": "tool", "tool_call_id": "call_1", "content": "sunny, 20 degrees"}
+        assert model.requests[0]["tools"][0]["function"]["parameters"]["required"] == ["place"]
         await page.evaluate("agents.close()")

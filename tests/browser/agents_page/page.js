@@ -1,9 +1,10 @@
 /**
  * An unmodified @openai/agents-realtime client with nothing around it but what a test asks: connect, say, hear, see.
- * `agents.connect({url, key, instructions})`; the address defaults to this page's own server.
+ * `agents.connect({url, key, instructions})`; the address defaults to this page's own server. With `weather`, the agent
+ * has a function of that name, which gives that text.
  */
 
-import { OpenAIRealtimeWebRTC, RealtimeAgent, RealtimeSession } from "@openai/agents-realtime";
+import { OpenAIRealtimeWebRTC, RealtimeAgent, RealtimeSession, tool } from "@openai/agents-realtime";
 
 const face = document.getElementById("face");
 
@@ -11,12 +12,14 @@ const agents = {
   /** types of the server's events, in order */
   events: [],
   errors: [],
+  /** what the function was called with */
+  calls: [],
   /** the SDK's own history: {id, role, status, text} */
   history: [],
   connectMs: 0,
   session: null,
 
-  async connect({ url = "/v1/realtime/calls", key = "ek_test", instructions = "Be brief." } = {}) {
+  async connect({ url = "/v1/realtime/calls", key = "ek_test", instructions = "Be brief.", weather = "" } = {}) {
     // Browser processing off: what the microphone plays is what the server shall hear.
     const audio = { echoCancellation: false, noiseSuppression: false, autoGainControl: false };
     const mediaStream = await navigator.mediaDevices.getUserMedia({ audio });
@@ -29,11 +32,12 @@ const agents = {
         return pc;
       },
     });
-    const session = new RealtimeSession(new RealtimeAgent({ name: "guest", instructions }), { transport });
+    const tools = weather ? [weatherTool(weather)] : [];
+    const session = new RealtimeSession(new RealtimeAgent({ name: "guest", instructions, tools }), { transport });
     session.on("transport_event", (event) => agents.events.push(event.type));
     session.on("error", ({ error }) => agents.errors.push(JSON.stringify(error, Object.getOwnPropertyNames(error ?? {}))));
     session.on("history_updated", (history) => {
-      agents.history = history.map(({ itemId, role, status, content }) => ({
+      agents.history = history.filter(({ type }) => type === "message").map(({ itemId, role, status, content }) => ({
         id: itemId,
         role,
         status,
@@ -57,6 +61,22 @@ const agents = {
   /** [width, height] and frames shown so far */
   picture: () => [face.videoWidth, face.videoHeight, face.getVideoPlaybackQuality().totalVideoFrames],
 };
+
+const weatherTool = (result) =>
+  tool({
+    name: "weather",
+    description: "Tells the weather at a place.",
+    parameters: {
+      type: "object",
+      properties: { place: { type: "string" } },
+      required: ["place"],
+      additionalProperties: false,
+    },
+    execute: (input) => {
+      agents.calls.push(input);
+      return result;
+    },
+  });
 
 function listen(stream) {
   const context = new AudioContext();
