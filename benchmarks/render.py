@@ -1,19 +1,22 @@
-"""`python -m benchmarks.render [seconds]`: what one frame costs the CPU rasteriser, thread CPU milliseconds.
+"""`python -m benchmarks.render [--seconds S] [--avatars DIR] [--only faces|raster]`: what a frame costs, CPU ms.
 
-A synthetic head (benchmarks/heads.py), SH of degree 2, a new pose each frame, 40 % of the points deformed. `frame` is
-projection, sorting, blending and I420; motion nets and encoding are not in it. `train` is one picture and its
-gradients. `share` compares with the same head without anything that moves, in the same run.
+`render.frame_ms` are whole frames of the InsTaG face (benchmarks/faces.py): of Mia and Leo, and of synthetic heads of
+20 000 to 60 000 Gaussians. `render.raster` is the rasteriser alone on those heads (benchmarks/heads.py), SH of degree
+2, a new pose each frame, 40 % of the points deformed: projection, sorting, blending and I420; `share` compares with
+the same head without anything that moves, in the same run. `train` is one picture and its gradients.
 """
 
+import argparse
 import json
 import os
-import sys
 import time
 from collections.abc import Callable
+from pathlib import Path
 
 import numpy as np
 
-from benchmarks import figures, heads
+from benchmarks import faces, figures, heads
+from render.instag import AVATARS
 from render.raster import backward, cpu
 
 SIZES = (512, 256)
@@ -83,11 +86,20 @@ def training(n: int, size: int, seconds: float) -> None:
 
 
 def main() -> None:
-    seconds = float(sys.argv[1]) if len(sys.argv) > 1 else 3.0
+    parser = argparse.ArgumentParser(prog="benchmarks.render", description="What a frame costs.")
+    parser.add_argument("--seconds", type=float, default=3.0, help="for each figure")
+    parser.add_argument("--avatars", type=Path, default=AVATARS, help="the folder that holds NAME/manifest.json")
+    parser.add_argument("--only", choices=("faces", "raster"))
+    given = parser.parse_args()
+    seconds: float = given.seconds
     print(json.dumps({"name": "machine", "cores": os.cpu_count(), "load": round(os.getloadavg()[0], 2)}), flush=True)
     began = time.process_time()
     cpu.warm()
     figures.value("render.raster.warm", "CPU s", time.process_time() - began)
+    if given.only != "raster":
+        faces.measure(seconds, given.avatars)
+    if given.only == "faces":
+        return
     for size in SIZES:
         for n in COUNTS:
             frames(n, size, seconds)
