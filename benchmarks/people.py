@@ -9,7 +9,8 @@ median of the trained frames' action units, gaze straight ahead.
     head_psnr             dB over head and hair (head.mkv > 1/2), the mean over frames; all three channels
     mouth_psnr            dB over the box of landmarks 48..67, 8 px wider, within the head; the mean over frames
     mouth_over_static_db  how much mouth_psnr falls if the same avatar hears silence all the time
-    eyes_psnr             as mouth_psnr, landmarks 36..47
+    eyes_psnr, blink_psnr as mouth_psnr, landmarks 36..47; blink_psnr of the frames with AU45 of 1 or more (closing,
+                          closed and opening lids)
     neck_psnr             dB over the neck (label 5)
     closure               the share of p, b and m (all voices; closure.FAMILY too) that close the lips: within 60 ms
                           of the phone's middle a frame has an opening of at most 15 % of the median while anything
@@ -76,6 +77,7 @@ AT_JOINT_S = 0.2
 IDLE_S = 2.0  # before and after an utterance in a call
 KNOWN_S = 0.4  # so long before it is heard, the painter has a voice
 OPEN_ENOUGH = 0.25
+BLINKING = 1.0  # AU45, of 2
 STRAIGHT = np.diag([1.0, -1.0, -1.0])  # looking into the camera, OpenCV axes
 
 
@@ -204,6 +206,8 @@ def replay(subject: Subject, frames: Sequence[int], sheet: "Sheet | None" = None
         for name, mask in regions(seen, moment.landmarks).items():
             if mask.any():
                 note(f"{name}_psnr", image.psnr(picture, truth, mask))
+        if moment.action_units[5] >= BLINKING:
+            note("blink_psnr", figures["eyes_psnr"][-1])
         if sheet is not None:
             sheet.frame(seen, picture, alpha)
         frozen, _ = subject.picture(subject.silent, shown)
@@ -516,7 +520,9 @@ def judge(avatar: Avatar, clip: Clip, utterances: Sequence[Spoken], quick: bool,
 
     done = replay(subject, frames, sheet)
     mean = {key: float(np.mean(values)) for key, values in done.figures.items()}
-    for part in ("head", "mouth", "eyes", "neck"):
+    for part in ("head", "mouth", "eyes", "blink", "neck"):
+        if f"{part}_psnr" not in mean:  # a quick look may have met no blink
+            continue
         value(f"{name}.{part}_psnr", "dB", mean[f"{part}_psnr"])
     value(f"{name}.mouth_over_static_db", "dB", mean["mouth_psnr"] - mean["static_mouth_psnr"])
     value(f"{name}.matte", "of 255", mean["matte"])
