@@ -20,7 +20,8 @@ from tts.words import places, span
 
 log = logging.getLogger(__name__)
 
-REST_S = 10.0  # a voice that failed is asked last for so long
+REST_S = 10.0  # a voice that failed is asked last for so long, twice as long each time it fails again ...
+REST_LONGEST_S = 160.0  # ... up to this: to ask a server that hangs costs its deadline
 JOINT_MS = 60.0  # silence left where two voices meet within a clause
 QUIET_RATE = 24_000  # Hz, of a clause with nothing to say
 
@@ -49,6 +50,7 @@ class RoutedTts:
         self.languages: Sequence[str] = list(dict.fromkeys(x for one in self.engines for x in one.languages))
         self._offered = len(engines)
         self._rests_until = [0.0] * len(self.engines)
+        self._rest_s = [REST_S] * len(self.engines)  # the next time
 
     @property
     def voices(self) -> Sequence[str]:
@@ -119,10 +121,12 @@ class RoutedTts:
                     async for piece in pieces:
                         begun = True
                         yield replace(piece, note=piece.note or note)
+                self._rest_s[number] = REST_S
                 return
             except StageError as error:
                 if error.retryable:
-                    self._rests_until[number] = anyio.current_time() + REST_S
+                    self._rests_until[number] = anyio.current_time() + self._rest_s[number]
+                    self._rest_s[number] = min(2 * self._rest_s[number], REST_LONGEST_S)
                 if begun or number == order[-1]:
                     raise
                 log.warning("a voice failed (%s); the next one speaks", error.message)

@@ -4,11 +4,13 @@ import os
 import signal
 from collections.abc import AsyncGenerator, Sequence
 
+import anyio
 import pytest
 
 from server.core.errors import StageError, WorkerLost
 from server.core.media import Clause, Speech, Voice, Word
 from tests.tts.conftest import clause, hear, peak, said, seconds, timeline
+from tests.virtual_time import virtual_time
 from tts.flite import FliteSettings
 from tts.remote import RemoteVoice
 from tts.routed import RoutedTts
@@ -84,6 +86,28 @@ async def test_a_spare_voice_steps_in_and_says_so() -> None:
     await hear(routed, clause("again"))  # the broken one rests now
     assert len(broken.asked) == 1
     assert {piece.note for piece in await hear(routed, clause("你好", "zh"))} == {""}  # the spare's own language
+
+
+@virtual_time
+async def test_a_voice_that_goes_on_failing_is_asked_ever_more_rarely() -> None:
+    broken, spare = Scripted("en", fails_after=0), Scripted("en")
+    routed = RoutedTts([broken], [spare])
+    asked_at = []
+    for second in range(200):
+        before = len(broken.asked)
+        await hear(routed, clause("Hello"))
+        asked_at += [second] if len(broken.asked) > before else []
+        await anyio.sleep(1.0)
+    assert asked_at == [0, 10, 30, 70, 150]
+    broken.fails_after = None
+    await anyio.sleep(160.0)
+    assert not any(piece.note for piece in await hear(routed, clause("Hello")))
+    broken.fails_after = 0  # it worked: its next failure counts as the first
+    await hear(routed, clause("Hello"))
+    await anyio.sleep(11.0)
+    count = len(broken.asked)
+    await hear(routed, clause("Hello"))
+    assert len(broken.asked) == count + 1
 
 
 async def test_a_clause_begun_is_not_begun_again() -> None:
