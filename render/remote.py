@@ -24,6 +24,8 @@ QUEUE_FRAMES = 12  # half a second of encoded pictures for a slow reader; then t
 KEPT_BYTES = 600 * MEDIA_RATE * SAMPLE_BYTES  # voice kept for a worker that must be told again: ten minutes
 READY_S = 30.0
 COMPILED_S = 180.0  # the first start of the InsTaG face compiles its kernels: half a minute on a quiet machine
+ONE_THREAD = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
+"""numpy's own threads would take the other calls' time, to no one's gain"""
 HANG_S = 5.0  # the worker's loop works for a few milliseconds at a time
 
 
@@ -80,7 +82,9 @@ async def _load(
     kind: str, bitrate: int, lead_ms: float, more: Sequence[str] = (), ready_s: float = READY_S
 ) -> AsyncIterator["RemoteEngine"]:
     arguments = [kind, "--bitrate", str(bitrate), "--lead-ms", str(lead_ms), *more]
-    worker = Worker[Request, Frame]("render", "render.worker", Frame, arguments, ready_s=ready_s, hang_s=HANG_S)
+    worker = Worker[Request, Frame](
+        "render", "render.worker", Frame, arguments, ready_s=ready_s, hang_s=HANG_S, environment=ONE_THREAD
+    )
     async with worker:
         engine = RemoteEngine(worker)
         try:

@@ -58,6 +58,8 @@ def _tool(arguments: Sequence[str]) -> Callable[[Sequence[str]], int] | None:
     name = arguments[0] if arguments else ""
     try:
         if name == "synthesize":
+            for threads in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
+                os.environ.setdefault(threads, "1")  # read when numpy is imported; they would only spin
             from render.synthesize import main as synthesize
 
             return synthesize
