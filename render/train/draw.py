@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from render.raster import gpu
 from render.raster.backward import DifferentiableRasteriser
 from render.raster.gaussians import Camera, Gaussians
 
@@ -45,6 +46,7 @@ class Painter:
         self.screen: Tensor | None = None
         """(N, 2) of the last backward pass: the loss by the middle of each splat, in pixels"""
         self._cpu: DifferentiableRasteriser | None = None
+        self._kernels: gpu.Kernels | None = None
 
     def draw(self, camera: Camera, splats: Splats, *, geometry: bool = False) -> Picture:
         if splats.means.device.type != "cpu":
@@ -58,7 +60,19 @@ class Painter:
         return Picture(*out)
 
     def _on_gpu(self, camera: Camera, splats: Splats, geometry: bool) -> Picture:
-        raise NotImplementedError
+        """Raises GpuMissing."""
+        if self._kernels is None:
+            self._kernels = gpu.gsplat_kernels()
+        s = splats
+        drawn = gpu.picture(
+            self._kernels, s.means, s.scales, s.rotations, s.opacities, s.sh, s.layers, camera, geometry=geometry
+        )
+        if drawn.middles.requires_grad:
+            drawn.middles.register_hook(self._pulled)  # type: ignore[no-untyped-call]
+        return Picture(drawn.colour, drawn.transmittance, drawn.depth, drawn.normals)
+
+    def _pulled(self, gradient: Tensor) -> None:
+        self.screen = gradient[0].detach()
 
 
 class _Draw(torch.autograd.Function):
