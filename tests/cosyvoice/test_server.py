@@ -1,6 +1,7 @@
 """The voice server over HTTP, on upstream's real code: voices, ways to speak, streaming, cancellation, refusals."""
 
 import io
+import json
 import wave
 from collections.abc import AsyncIterator
 from contextlib import aclosing
@@ -210,6 +211,21 @@ async def test_references_that_cannot_be_used_are_told_why(
     async with http.post("/v1/voices", data=form) as answer:
         assert answer.status in (400, 413)
         assert says in (await answer.json())["error"]["message"]
+
+
+def test_the_probe_measures_it(
+    served: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from tts.cosyvoice_server import probe
+
+    monkeypatch.setenv("VISAVIS_TTS_KEY", "secret")
+    monkeypatch.setattr(probe, "TEXTS", ("The fox.", "The quick fox."))
+    assert probe.main([served, "--count", "1"]) == 0
+    lines = {line["figure"]: line for line in map(json.loads, capsys.readouterr().out.splitlines())}
+    assert lines["cosyvoice.about"]["mode"] == "saved"
+    assert lines["cosyvoice.first_ms"]["p50"] > 0
+    assert lines["cosyvoice.seconds_per_character"]["least"] == pytest.approx(SECONDS / 8, abs=0.01)
+    assert lines["cosyvoice.cancel"]["tokens_after_cancel"] < 200
 
 
 # ---- our client on it, and on the stock server -------------------------------------------------------------------
