@@ -6,7 +6,7 @@ known to get wrong is rewritten for it first, and where it fails the raw text is
 
 import logging
 import re
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
 from difflib import SequenceMatcher
 from functools import lru_cache
 from typing import Any, Protocol
@@ -15,7 +15,7 @@ import anyio
 import anyio.to_thread
 
 from server.core.media import Clause
-from tts.scripts import primary, runs, without_pictures
+from tts.scripts import Run, primary, runs, without_pictures
 from tts.spoken import Spoken
 
 log = logging.getLogger(__name__)
@@ -272,6 +272,7 @@ _ATOM = re.compile(
     r"|(?<![A-Za-z])[vV](?=\d+\.\d)|(?<![A-Za-z])US(?=\$)|(?<![A-Za-z])[A-Za-z]{1,2}(?=\d{1,3}(?![A-Za-z\d.]))"
 )
 _WORTH = re.compile(r"[\d$€£¥￥%％℃°±²³½¼¾@#&+=<>~≈^№]|[A-Za-z]\.[A-Za-z]|\b(?:Mr|Mrs|Ms|Dr|St|Prof)\.")
+_CUT = re.compile(r"(?<=[^\d\s][,;:.!?])\s+(?=[^\d\s])|(?<=[，。；：！？])(?=\D)")
 _TOKEN = re.compile(r"[A-Za-zÀ-ɏ'’]+|\d+|\s+|.", re.DOTALL)
 
 
@@ -285,18 +286,29 @@ def normalized(text: str, language: str, grammars: dict[str, Grammar]) -> Spoken
     out = ""
     starts: list[int] = []
     ends: list[int] = []
-    for run in runs(masked, language):
-        raw = text[run.start : run.end]
-        said = _said(raw, run.language, grammars)
-        for piece, start, end in _aligned(raw, said):
+    for begin, past, spoken in _stretches(text, runs(masked, language)):
+        raw = text[begin:past]
+        for piece, start, end in _aligned(raw, _said(raw, spoken, grammars)):
             out += piece
             if end - start == len(piece) and raw[start:end] == piece:
-                starts += range(run.start + start, run.start + end)
-                ends += range(run.start + start + 1, run.start + end + 1)
+                starts += range(begin + start, begin + end)
+                ends += range(begin + start + 1, begin + end + 1)
             else:
-                starts += [run.start + start] * len(piece)
-                ends += [run.start + end] * len(piece)
+                starts += [begin + start] * len(piece)
+                ends += [begin + end] * len(piece)
     return Spoken(out, tuple(starts), tuple(ends))
+
+
+def _stretches(text: str, found: list[Run]) -> Iterator[tuple[int, int, str]]:
+    """Runs, cut where no number goes on: the grammar then sees only what it is for, and never holds up the other
+    threads for long. (start, end, language)"""
+    for run in found:
+        start = run.start
+        for cut in _CUT.finditer(text, run.start, run.end):
+            if start < cut.end() < run.end:
+                yield start, cut.end(), run.language
+                start = cut.end()
+        yield start, run.end, run.language
 
 
 def _said(raw: str, language: str, grammars: dict[str, Grammar]) -> str:

@@ -5,6 +5,8 @@ import urllib.request
 
 import pytest
 
+pytestmark = pytest.mark.timeout(300)  # the first of them waits for the server, too
+
 NAMES = (
     "hop_grows",
     "sessions_disturb",

@@ -18,6 +18,8 @@ from server.core.media import Voice
 from tests.tts.conftest import clause, hear, seconds
 from tts.cosyvoice import CosyVoiceSettings
 
+pytestmark = pytest.mark.timeout(300)  # the first of them waits for the server, too
+
 RATE = 24_000
 PIECE = "The fox."  # 3 text tokens: 60 speech tokens
 SECONDS = 2.4
