@@ -30,7 +30,8 @@ median of the trained frames' action units, gaze straight ahead.
                           are as quick anywhere), within 0.2 s of where speech begins or ends, by the 99th percentile
                           within speech, as a call's painter shows them: idle motion runs on through both. joint_cut:
                           the same where the voice is cut in mid-sentence
-    matte                 mean absolute error of alpha within 6 px of the true outline, of 255
+    matte                 mean absolute error of alpha within 6 px of the true outline, of 255; matte_head: above the
+                          chin, where no torso's own motion tells on it
     seam                  pixels below the mouth that let the background through (evaluation.image.leak), more than
                           the truth has at its worst, the worst of six poses 5 degrees beyond the trained ones
                           (turned, nodded and tilted either way)
@@ -202,6 +203,8 @@ def replay(subject: Subject, frames: Sequence[int], sheet: "Sheet | None" = None
         picture, alpha = subject.picture(windows[seen.index], shown)
         note("head_psnr", image.psnr(picture, truth, head))
         note("matte", 255 * image.matte_error(alpha, seen.person / 255))
+        above = slice(0, int(moment.landmarks[8, 1]))
+        note("matte_head", 255 * image.matte_error(alpha[above], seen.person[above] / 255))
         note("true_leak", image.leak(seen.person / 255, below(moment.landmarks, subject.side)))
         for name, mask in regions(seen, moment.landmarks).items():
             if mask.any():
@@ -526,6 +529,7 @@ def judge(avatar: Avatar, clip: Clip, utterances: Sequence[Spoken], quick: bool,
         value(f"{name}.{part}_psnr", "dB", mean[f"{part}_psnr"])
     value(f"{name}.mouth_over_static_db", "dB", mean["mouth_psnr"] - mean["static_mouth_psnr"])
     value(f"{name}.matte", "of 255", mean["matte"])
+    value(f"{name}.matte_head", "of 255", mean["matte_head"])
     value(f"{name}.hole_r", "r", lips.correlation(np.array(done.hole), np.array(done.true_hole)))
 
     windows = subject.windows(clip.sound())
