@@ -1,7 +1,7 @@
 """What the motion fields listen to: from 16 kHz sound to features at 25 a second, on the spot or for a whole clip.
 
 Our own encoder is a small convolutional net over a mel spectrum. Nothing but numpy is needed to run it. The
-encoders of others (AVE, HuBERT), whose weights a user brings, are in `render.brought`.
+encoders of others (AVE, HuBERT), whose weights a user brings, are in `render.extractors`.
 """
 
 from collections.abc import Mapping

@@ -63,19 +63,21 @@ class Utterance(NamedTuple):
     """the generator's control curves, by name: (frames,)"""
     voice: str
     family: str
+    clean: Floats | None = None
+    """the same as the synthesiser made it, without line, room and noise"""
 
 
 FLITE = ("slt", "rms", "awb", "kal16")
-DIPHONE = ("kal_diphone", "ked_diphone")
+DIPHONE = ("kal_diphone", "ked_diphone", "cmu_us_slt_arctic_hts")
 ESPEAK_ACCENTS = ("en-us", "en-us", "en", "en-gb-scotland", "en-029", "en-gb-x-rp", "en-gb-x-gbclan")
 ESPEAK_VARIANTS = """
 f1 f2 f3 f4 f5 m1 m2 m3 m4 m5 m6 m7 m8 klatt klatt2 klatt4 adam Alex Alicia Andrea Andy Annie antonio aunty belinda
 benjamin boris caleb david ed edward Gene grandma grandpa Henrique Hugo iven Jacky john linda Marco max Michael
 miguel Mike Nguyen norbert pablo paul pedro quincy rob robert sandro shelby steph steph2 steph3 travis victor zac
 """.split()  # noqa: SIM905
-HELD_OUT = ("awb", "ked_diphone", "+f4", "+m7", "+Annie", "+paul", "+steph")
+HELD_OUT = ("kal16", "ked_diphone", "hy_fi_mv_diphone", "+f4", "+m7", "+Annie", "+paul", "+steph")
 """Voices that nothing is trained on (espeak-ng's by their variant)."""
-FAMILIES = ("flite", "espeak", "diphone")
+FAMILIES = ("flite", "espeak", "diphone", "foreign")
 
 CMU = {
     "aa": "ɑː", "ae": "æ", "ah": "ʌ", "ao": "ɔː", "aw": "aʊ", "ax": "ə", "axr": "ɚ", "ay": "aɪ", "b": "b", "ch": "tʃ",
@@ -87,9 +89,46 @@ CMU = {
 }  # fmt: skip
 """CMU's (and radio's, festival's) phones as espeak-ng writes them: the generator's visemes know those."""
 
+LATIN = {
+    "#": "", "pau": "", "_": "", "E": "ɛ", "J": "n", "O": "ɔ", "S": "ʃ", "Z": "ʒ", "a": "a", "ax": "ə", "b": "b",
+    "c": "t", "ch": "x", "d": "d", "dZ": "dʒ", "dz": "z", "d~": "d", "e": "e", "f": "f", "g": "ɡ", "h": "h", "i": "i",
+    "j": "j", "k": "k", "l": "l", "L": "l", "m": "m", "n": "n", "n~": "n", "o": "o", "p": "p", "r": "r", "rr": "r",
+    "s": "s", "t": "t", "tS": "tʃ", "ts": "s", "t~": "t", "u": "u", "v": "v", "w": "w", "y": "uː", "z": "z",
+    "s~": "ʃ", "z~": "ʒ", "c~": "tʃ", "r~": "ʒ", "N": "ŋ", "ng": "ŋ", "n*": "ŋ", "nf": "n", "@": "æ", "7": "ɜː",
+    "?": "ʔ", "0": "",
+}  # fmt: skip
+RUSSIAN = {
+    "aa": "a", "ae": "ə", "ay": "ɪ", "yy": "ɪ", "y": "ɪ", "oo": "ɔ", "o": "ɔ", "ee": "ɛ", "e": "ɛ", "ii": "iː",
+    "uu": "uː", "ur": "ʊ", "bb": "b", "dd": "d", "ff": "f", "gg": "ɡ", "hh": "x", "h": "x", "kk": "k", "ll": "l",
+    "mm": "m", "nn": "n", "pp": "p", "rr": "r", "ss": "s", "tt": "t", "vv": "v", "zz": "z", "ch": "tʃ", "sh": "ʃ",
+    "zh": "ʒ", "sch": "ʃ", "c": "s",
+}  # fmt: skip
+
+
+class Syllables(NamedTuple):
+    """Of what nonsense in a foreign voice is made, so that it speaks all its sounds, and many of the lips."""
+
+    consonants: str
+    vowels: str
+    phones: dict[str, str]
+
+
+ITALIAN = Syllables("p b m p b m t d n c g f v s z r l gn gl sc ch pp mm bb", "a e i o u a o ia", LATIN)
+FINNISH = Syllables("p m b p m t k d n s h j l r v f g", "a e i o u y aa ii uo ie", LATIN)
+CZECH = Syllables("p b m p b m t d n k g f v s z h j l r c ch", "a e i o u ou", LATIN)
+CATALAN = Syllables("p b m p b m t d n c g f v s z r l ny ll x", "a e i o u ia", LATIN)
+CYRILLIC = Syllables("п б м п б м т д н к г ф в с з ш ж ч х л р й ц", "а е и о у ы ю я э", {**LATIN, **RUSSIAN})
+FOREIGN = {
+    "lp_diphone": ITALIAN, "pc_diphone": ITALIAN, "suo_fi_lj_diphone": FINNISH, "hy_fi_mv_diphone": FINNISH,
+    "czech_dita": CZECH, "czech_krb": CZECH, "czech_machac": CZECH, "czech_ph": CZECH, "upc_ca_ona_hts": CATALAN,
+    "msu_ru_nsh_clunits": CYRILLIC,
+}  # fmt: skip
+"""Festival's voices of other languages: more speakers than English has. They talk nonsense."""
+
 OFFSET_S = {
-    "slt": 0.015, "rms": 0.015, "awb": 0.015, "kal16": 0.020, "kal_diphone": 0.030, "ked_diphone": 0.017,
-    "espeak": 0.0, "human": 0.018,
+    **dict.fromkeys(FLITE, 0.021), "kal_diphone": 0.032, "ked_diphone": 0.019, "cmu_us_slt_arctic_hts": 0.019,
+    **dict.fromkeys(FOREIGN, 0.025), "msu_ru_nsh_clunits": 0.018, "lp_diphone": 0.032,
+    "espeak": 0.0, "human": 0.021,
 }  # fmt: skip
 """What is added to the times of a source, so that the sound of closed lips lies where espeak-ng has it: `closures`
 measures it. espeak-ng's own times are the standard, because the people's clips were made by them."""
@@ -153,7 +192,7 @@ def flite(text: str, voice: str, stretch: float = 1.0) -> tuple[Floats, list[Pho
         ends.append((library.item_feat_string(item, b"name").decode(), library.item_feat_float(item, b"end")))
         item = library.item_next(item)
     library.delete_utterance(utterance)
-    return _at_rate(pcm, rate), _phones_of_ends(ends, OFFSET_S[voice])
+    return _at_rate(pcm, rate), _phones_of_ends(ends, voice)
 
 
 class _Identity(c.Union):
@@ -225,29 +264,43 @@ def espeak(
 
 
 def diphone(lines: Sequence[tuple[str, str, float, float]]) -> list[tuple[Floats, list[Phone]]]:
-    """Festival says all the lines, each (text, voice, duration stretch, pitch in Hz), in one process."""
+    """Festival says the lines, each (text, voice, duration stretch, pitch in Hz or 0 for the voice's own way)."""
+    said: dict[int, tuple[Floats, list[Phone]]] = {}
+    for voice in sorted({line[1] for line in lines}):  # a process each: languages leave traces in each other
+        said |= _festival(voice, [(k, line) for k, line in enumerate(lines) if line[1] == voice])
+    return [said[k] for k in range(len(lines))]
+
+
+def _festival(
+    voice: str, lines: Sequence[tuple[int, tuple[str, str, float, float]]]
+) -> dict[int, tuple[Floats, list[Phone]]]:
     with tempfile.TemporaryDirectory(prefix="visavis-") as folder:
-        script = []
-        for k, (text, voice, stretch, pitch) in enumerate(lines):
+        script = [f"(voice_{voice})"]
+        for k, (text, _, stretch, pitch) in lines:
             quoted = text.replace("\\", " ").replace('"', " ")
+            script.append(f"(Parameter.set 'Duration_Stretch {stretch:.3f})")
+            if pitch:
+                script.append(
+                    f"(set! int_lr_params '((target_f0_mean {pitch:.0f}) (target_f0_std {pitch * 0.13:.0f})"
+                    " (model_f0_mean 170) (model_f0_std 34)))"
+                )
             script.append(
-                f"(voice_{voice})(Parameter.set 'Duration_Stretch {stretch:.3f})"
-                f"(set! int_lr_params '((target_f0_mean {pitch:.0f}) (target_f0_std {pitch * 0.13:.0f})"
-                " (model_f0_mean 170) (model_f0_std 34)))"
                 f'(set! said (utt.synth (Utterance Text "{quoted}")))'
                 f'(utt.save.wave said "{folder}/{k}.wav" \'riff)(utt.save.segs said "{folder}/{k}.segs")'
             )
         path = Path(folder, "script.scm")
         path.write_text("\n".join(script))
-        subprocess.run(["festival", "-b", str(path)], check=True, capture_output=True)
-        out = []
-        for k in range(len(lines)):
+        done = subprocess.run(["festival", "-b", str(path)], capture_output=True, text=True, errors="replace")
+        if done.returncode:
+            raise RuntimeError(f"festival's {voice} failed: {done.stderr[-300:]}")
+        out = {}
+        for k, _ in lines:
             ends = [
                 (fields[2], float(fields[0]))
                 for line in Path(folder, f"{k}.segs").read_text().splitlines()
                 if len(fields := line.split()) == 3
             ]
-            out.append((read_wave(Path(folder, f"{k}.wav")), _phones_of_ends(ends, OFFSET_S[lines[k][1]])))
+            out[k] = (read_wave(Path(folder, f"{k}.wav")), _phones_of_ends(ends, voice))
         return out
 
 
@@ -257,13 +310,26 @@ def read_wave(path: Path) -> Floats:
         return _at_rate(pcm, file.getframerate())
 
 
-def _phones_of_ends(ends: Sequence[tuple[str, float]], shift: float) -> list[Phone]:
-    phones, begin = [], 0.0
+def _phones_of_ends(ends: Sequence[tuple[str, float]], voice: str) -> list[Phone]:
+    names = FOREIGN[voice].phones if voice in FOREIGN else CMU
+    phones, begin, shift = [], 0.0, OFFSET_S[voice]
     for name, end in ends:
         if end > begin:
-            phones.append(Phone(CMU[name.lower()], begin + shift, end + shift))
+            known = name.rstrip(":1") if voice in FOREIGN else name.lower()
+            phones.append(Phone(names[known], begin + shift, end + shift))
             begin = end
     return phones
+
+
+def nonsense(rng: random.Random, syllables: Syllables) -> str:
+    consonants, vowels = syllables.consonants.split(), syllables.vowels.split()
+    words = [
+        "".join(rng.choice(consonants) + rng.choice(vowels) for _ in range(rng.choice((1, 2, 2, 3))))
+        for _ in range(rng.randint(4, 10))
+    ]
+    if len(words) > 6:
+        words[3] += ","
+    return " ".join(words) + "."
 
 
 def _at_rate(pcm: Floats, rate: int) -> Floats:
@@ -310,7 +376,10 @@ def _made(family: str, count: int, seed: int, held_out: bool) -> list[Recording]
     lines = []
     for _ in range(count):
         text = sentence(rng)
-        if family == "espeak":
+        if family == "foreign":
+            voice = chosen(tuple(FOREIGN))
+            lines.append((nonsense(rng, FOREIGN[voice]), voice, rng.triangular(0.75, 1.2, 0.95), 0.0))
+        elif family == "espeak":
             voice = f"{rng.choice(ESPEAK_ACCENTS)}+{chosen(ESPEAK_VARIANTS)}"
             lines.append((text, voice, round(rng.triangular(115, 220, 160)), rng.randint(25, 75)))
         elif family == "flite":
@@ -318,12 +387,13 @@ def _made(family: str, count: int, seed: int, held_out: bool) -> list[Recording]
             lines.append((text, voice, rng.triangular(0.8, 1.3, 1.0), 0.0))
         else:
             voice = chosen(DIPHONE)
-            lines.append((text, voice, rng.triangular(0.8, 1.3, 1.0), rng.triangular(80, 170, 110)))
+            pitch = 0.0 if voice.endswith("hts") else rng.triangular(80, 170, 110)
+            lines.append((text, voice, rng.triangular(0.8, 1.3, 1.0), pitch))
     if family == "espeak":
         sounds = [espeak(text, voice, int(rate), int(pitch)) for text, voice, rate, pitch in lines]
     elif family == "flite":
         sounds = [flite(text, voice, stretch) for text, voice, stretch, _ in lines]
-    elif family == "diphone":
+    elif family in ("diphone", "foreign"):
         sounds = diphone(lines)
     else:
         raise ValueError(f"no family {family!r}; there are {', '.join(FAMILIES)} and human")
@@ -525,7 +595,7 @@ def utterances(seed: int, count: int, folder: Path | None = None, held_out: bool
         yield augmented(recording, rng, babble)
 
 
-PER_FAMILY = {"flite": 240, "espeak": 400, "diphone": 160}
+PER_FAMILY = {"flite": 300, "espeak": 400, "diphone": 200, "foreign": 400}
 
 
 def augmented(recording: Recording, rng: np.random.Generator, babble: Floats) -> Utterance:
@@ -546,11 +616,16 @@ def augmented(recording: Recording, rng: np.random.Generator, babble: Floats) ->
         clean[int(end * RATE) :] = 0
         phones = [Phone(p.symbol, p.start, min(p.end, end)) for p in phones if p.start < end]
     curves = controls(clean, phones, int(rng.integers(1 << 31)))
-    return Utterance(_heard(clean, rng, babble), curves, recording.voice, recording.family)
+    return Utterance(_heard(clean, rng, babble), curves, recording.voice, recording.family, clean)
 
 
 def _heard(clean: Floats, rng: np.random.Generator, babble: Floats) -> Floats:
     sound = clean
+    if rng.random() < 0.3:  # a compressor, as on the radio: quiet sounds are raised
+        width = RATE // 50
+        loud = np.sqrt(np.convolve(sound**2, np.full(width, 1 / width, np.float32), "same") + 1e-5)
+        sound = sound * (loud / loud.max()) ** -rng.uniform(0.1, 0.5)
+        sound = sound * (LEVEL / np.sqrt(np.mean(sound[loud > 0.2 * loud.max()] ** 2) + 1e-9))
     room = _room(rng) if rng.random() < 0.35 else None
     sound = _filtered(sound, _line(rng), room)
     if rng.random() < 0.65:

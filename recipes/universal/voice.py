@@ -1,4 +1,7 @@
-"""Trains the voice encoder that ships: `python -m recipes.universal.voice OUT [--minutes 12] [--examples 5000]`."""
+"""Trains the voice encoder that ships, in two stages, the second with the first as its teacher.
+
+python -m recipes.universal.voice OUT; python -m recipes.universal.voice OUT2 --teacher OUT
+"""
 
 import argparse
 import json
@@ -101,13 +104,26 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--steps", type=int, default=2500)
     parser.add_argument("--examples", type=int, default=5000, help="augmented utterances to learn from")
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument(
+        "--teacher", type=Path, help="folder of an earlier stage: begin with it, and keep its features"
+    )
     asked = parser.parse_args(arguments)
     asked.out.mkdir(parents=True, exist_ok=True)
     begun = time.monotonic()
     wanted = plan(asked.steps, asked.seed)
-    examples = encoder.examples_of(
-        ((u.pcm, u.controls, u.family) for u in speech.utterances(asked.seed, asked.examples)), wanted.names
-    )
+    kept, start = asked.out / "examples.npz", asked.teacher and asked.teacher / "encoder.checkpoint"
+    if kept.exists():
+        examples = encoder.load_examples(kept)
+    else:
+        teacher = encoder.load_net(start, len(wanted.names)) if start else None
+        made = speech.utterances(asked.seed, asked.examples)
+        examples = encoder.examples_of(
+            # What the teacher never heard it has nothing to say about.
+            ((u.pcm, u.controls, u.family, u.clean if u.family != "foreign" else None) for u in made),
+            wanted.names,
+            teacher,
+        )
+        encoder.save_examples(kept, examples)
     corpus_s = time.monotonic() - begun
 
     def progress(step: int, loss: float) -> None:
@@ -115,7 +131,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
             spent = time.monotonic() - begun
             print(f"\r{step}/{asked.steps} loss {loss:.3f} {spent:.0f} s", end="", file=sys.stderr, flush=True)
 
-    net = encoder.train(wanted, examples, asked.out / "encoder.checkpoint", progress)
+    net = encoder.train(wanted, examples, asked.out / "encoder.checkpoint", start, progress)
     print(file=sys.stderr)
     save_file(net.tensors(), asked.out / "encoder.safetensors")
     scale = encoder.scale_of(examples)
