@@ -56,7 +56,7 @@ import numpy as np
 from benchmarks import spoken
 from benchmarks.figures import value
 from benchmarks.spoken import RATE, Spoken
-from benchmarks.truth import FACE, FPS, HAIR, LIPS, MOUTH, NECK, Clip, Missing, Picture
+from benchmarks.truth import FACE, FOLDER, FPS, HAIR, LIPS, MOUTH, NECK, Clip, Missing, Picture
 from evaluation import image, lips, motion
 from render.avatar import Avatar, AvatarError, load
 from render.features import MelEncoder
@@ -68,6 +68,11 @@ from server.core.media import FRAME_SAMPLES, MEDIA_RATE
 
 AVATARS = Path(__file__).resolve().parents[1] / "render" / "avatars"
 PEOPLE = ("mia", "leo")
+BESIDE = {
+    "VISAVIS_GENERATOR": FOLDER.parents[1] / "prototypes" / "heads",
+    "VISAVIS_MAKEHUMAN": FOLDER.parent / "makehuman",
+}
+"""where the generator of the truth is looked for if nothing else is said"""
 QUICK = 4  # every so manyth frame
 BEYOND = np.radians(5.0)
 COLUMNS = 6  # of the mouth's middle, either side
@@ -595,6 +600,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--quick", action="store_true", help="every fourth frame, a third of the speech")
     parser.add_argument("--pictures", type=Path, help="a folder for sheets to look at")
     given = parser.parse_args(arguments)
+    for variable, folder in BESIDE.items():
+        if folder.is_dir():
+            os.environ.setdefault(variable, str(folder))
     machine: dict[str, Any] = {"name": "machine", "cores": os.cpu_count(), "load": round(os.getloadavg()[0], 2)}
     print(json.dumps(machine), flush=True)
     utterances, lacking = spoken.everyone(given.quick)

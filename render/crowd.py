@@ -106,7 +106,7 @@ class _Layer:
 
 
 class Crowd:
-    """Up to as many calls as fit the GPU's memory, some 15 MB each at 512 x 512; not for two threads at a time."""
+    """As many calls as fit the GPU's memory (15 MB each at 512 x 512, as reckoned). Not for two threads at a time."""
 
     def __init__(
         self, person: Person, side: int | None = None, device: str = "cuda", kernels: gpu.Kernels | None = None
