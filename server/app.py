@@ -19,6 +19,7 @@ import msgspec
 from aiohttp import web
 from anyio.abc import TaskGroup, TaskStatus
 
+from server.asr.hotwords import hot_words
 from server.call import Call
 from server.config import Config
 from server.core.errors import ConfigError, RequestError, VisavisError
@@ -47,6 +48,8 @@ class VisavisSession(msgspec.Struct):
     greet: bool = True
     alpha: bool = False
     """whether the face is wanted with its matte below it"""
+    hot_words: tuple[str, ...] = ()
+    """words that are easily misheard in this call: names, products; for a recogniser that has a use for them"""
 
 
 class SessionRequest(msgspec.Struct):
@@ -123,7 +126,16 @@ class Server:
             self._counts["calls_refused_total"] += 1
             raise RequestError(429, "busy", "All lines are busy. Please try again in a moment.")
         call_id = "rtc_" + secrets.token_urlsafe(18)
-        call = Call(call_id, self._config, self._engines, persona, avatar, greet=ours.greet, alpha=ours.alpha)
+        call = Call(
+            call_id,
+            self._config,
+            self._engines,
+            persona,
+            avatar,
+            greet=ours.greet,
+            alpha=ours.alpha,
+            hot_words=ours.hot_words,
+        )
         # Counted before anything is awaited: two offers at once cannot both take the last line.
         self._calls[call.id] = call
         self._counts["calls_total"] += 1
@@ -200,6 +212,8 @@ class Server:
             raise RequestError(
                 404, "unknown_avatar", f"There is no avatar {avatar!r} here; there is {listing(known)}."
             )
+        if ours is not None:
+            hot_words(ours.hot_words)
         return persona, avatar, ours or VisavisSession(greet=False)
 
     async def _hang_up(self, request: web.Request) -> web.Response:
@@ -295,6 +309,7 @@ class Server:
     async def _metrics(self, request: web.Request) -> web.Response:
         lines = [f"visavis_{name} {value}" for name, value in self._counts.items()]
         lines.append(f"visavis_calls {len(self._calls)}")
+        lines += [f"visavis_llm_{name}_total {value}" for name, value in self._engines.llm_usage().items()]
         totals: dict[str, int] = {}
         for call in self._calls.values():
             for name, value in call.statistics().items():

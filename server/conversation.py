@@ -148,7 +148,7 @@ class Conversation:
             self._spawn,
             lambda: self._reply is None and self.state is State.LISTENING,
             self._cover,
-            lambda: self.request(ReplyRequested("")),
+            self._go_on_anyway,
         )
         self._tools: ReplyTools | None = None
         """of the current reply"""
@@ -314,7 +314,13 @@ class Conversation:
             self._going_on = True
             self.happened(event)
 
+    def _go_on_anyway(self) -> None:
+        """The page gave no result and asks for nothing; the person waits for an answer all the same."""
+        self._wanted = ReplyRequested("")
+        self._go_on()
+
     def _cover(self, number: int) -> None:
+        """Say something over a call that the page answers slowly."""
         self._covering = filler(number, self.persona.language)
         self.happened(ReplyRequested("", say=self._covering))
 

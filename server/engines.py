@@ -11,15 +11,17 @@ from urllib.parse import urlsplit
 import anyio
 
 from render.remote import InstagSettings, StillSettings
+from server.asr.funasr_ws import FunasrWsSettings
 from server.asr.pocketsphinx import PocketsphinxSettings
 from server.asr.textonly import TextOnlySettings
+from server.asr.transcriptions import TranscriptionsSettings
 from server.config import Config
 from server.core.errors import ConfigError, StageError, VisavisError
 from server.core.media import AvatarInfo, Persona
 from server.core.protocols import Asr, Function, Llm, RenderEngine, Tts, Vad
 from server.llm.discover import discover
 from server.llm.functions import load_functions
-from server.llm.openai_compatible import OpenAiSettings, is_local
+from server.llm.openai_compatible import OpenAiLlm, OpenAiSettings, is_local
 from server.llm.scripted import ScriptedSettings
 from server.providers import Auto
 from server.workers.process import live_workers
@@ -74,6 +76,18 @@ class Engines:
         """Each worker process by name, and whether it is ready at the moment."""
         return {worker.name: worker.is_ready for worker in live_workers()}
 
+    def llm_usage(self) -> dict[str, int]:
+        """What the language model has cost since the start, as its server counts it; empty where it tells nothing."""
+        usage = self.llm.usage if isinstance(self.llm, OpenAiLlm) else None
+        if usage is None:
+            return {}
+        return {
+            "replies": usage.replies,
+            "prompt_tokens": usage.prompt_tokens,
+            "cached_tokens": usage.cached_tokens,
+            "answer_tokens": usage.answer_tokens,
+        }
+
     def voice_for(self, persona: Persona) -> str:
         """The first voice of the persona's that there is; empty: the engine's own choice."""
         return next((v for v in persona.voices if v in self.tts.voices), "")
@@ -111,6 +125,9 @@ def _refuse_leaving(config: Config) -> None:
     if isinstance(config.llm, OpenAiSettings) and not is_local(config.llm.address):
         host = urlsplit(config.llm.address).hostname
         raise ConfigError(f"llm.base_url is on another machine, {host}; --local forbids that.")
+    if isinstance(config.asr, FunasrWsSettings | TranscriptionsSettings) and not is_local(config.asr.address):
+        host = urlsplit(config.asr.address).hostname
+        raise ConfigError(f"asr hears on another machine, {host}; --local forbids that.")
     if isinstance(config.tts, CosyVoiceSettings | OpenAiSpeechSettings) and config.tts.remote:
         host = urlsplit(config.tts.remote).hostname
         raise ConfigError(f"tts.base_url is on another machine, {host}; --local forbids that.")
@@ -143,7 +160,10 @@ async def _asr(config: Config, stack: AsyncExitStack) -> tuple[Asr, Choice]:
     settings = config.asr
     if not isinstance(settings, Auto):
         configured: Asr = await stack.enter_async_context(settings.load())
-        return configured, Choice("transcribe", tag(settings), "configured")
+        where = "here"
+        if isinstance(settings, FunasrWsSettings | TranscriptionsSettings) and not is_local(settings.address):
+            where = urlsplit(settings.address).hostname or settings.address
+        return configured, Choice("transcribe", tag(settings), "configured", where)
     try:
         engine: Asr = await stack.enter_async_context(PocketsphinxSettings().load())
         return engine, Choice("transcribe", "pocketsphinx", "works offline; English")

@@ -258,7 +258,7 @@ class Toolbox:
                 status = "failed"
         except ToolError as error:
             output, status = failure(error.message), "failed"
-        except Exception:  # a fault of a function's must not end the person's call
+        except (Exception, SystemExit):  # a fault of a function's must not end the person's call
             log.exception("the function %s failed", call.name)
             output, status = failure("the function failed"), "failed"
         finally:

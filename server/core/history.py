@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import lru_cache
 from typing import Literal
 
 from server.core.tokens import MESSAGE_TOKENS, tokens
@@ -15,6 +16,10 @@ LEFT = 0.6
 beginning each time, and servers keep what they know of a prompt only up to the first change"""
 LONGEST = 0.5
 """share of a budget that one item may take"""
+
+
+# Items are counted at every reply, between the person's last word and the model's first; few of them are new.
+_cost = lru_cache(maxsize=1024)(tokens)
 
 
 @dataclass(slots=True)
@@ -37,7 +42,7 @@ class Item:
     @property
     def tokens(self) -> int:
         """About what it costs in a prompt."""
-        return tokens(self.text) + tokens(self.name) + MESSAGE_TOKENS
+        return _cost(self.text) + _cost(self.name) + MESSAGE_TOKENS
 
 
 @dataclass(frozen=True, slots=True)
@@ -242,6 +247,6 @@ def _words(item: Item) -> str:
 
 def _short(text: str, longest: int) -> str:
     """At most `longest` tokens of it, about; 0: all."""
-    if not longest or (cost := tokens(text)) <= longest:
+    if not longest or (cost := _cost(text)) <= longest:
         return text
     return clipped(text, len(text) * longest // cost)

@@ -354,7 +354,8 @@ class RealtimeChannel:
         self._send("conversation.item.deleted", item_id=event.item_id)
 
     def _truncate_item(self, event: _ItemTruncate) -> None:
-        if self._find(event.item_id).role != "assistant":
+        item = self._find(event.item_id)
+        if item.role != "assistant" or item.kind != "message":
             raise _Refused("invalid_value", "Only messages of the assistant can be truncated.", "item_id")
         if not 0 <= event.audio_end_ms < 1e9:
             raise _Refused("invalid_value", "audio_end_ms is 0 or more.", "audio_end_ms")

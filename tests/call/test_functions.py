@@ -466,6 +466,22 @@ async def test_a_page_that_must_be_asked_is_asked_once_and_rounds_are_counted() 
         assert stage.llm.offers[4].choice == "required"
 
 
+async def test_a_late_result_does_not_keep_another_from_being_given_up() -> None:
+    async with staged(says=[[CALL], ["All right."], [OTHER], ["I do not know."]]) as stage:
+        of_page(stage, WEATHER, Tool("clock"))
+        await stage.until_s(0.5)
+        stage.conversation.happened(ReplyRequested("weather?"))
+        await stage.until_s(1.5)
+        stage.conversation.happened(ReplyRequested("never mind"))
+        await stage.until_s(4)
+        stage.conversation.happened(ReplyRequested("what time is it?"))
+        await stage.until_s(4 + 14.5)
+        stage.conversation.answer("c1", "sunny", "late")
+        await stage.until_s(25)
+        assert output(stage, "c2") == TIMED_OUT
+        assert stage.texts()[-1] == ("assistant", "I do not know.")
+
+
 async def test_nobody_asked_for_that() -> None:
     async with staged(ASKED, says=[[CALL], ["Sunny."]]) as stage:
         of_page(stage)

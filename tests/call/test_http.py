@@ -107,6 +107,7 @@ async def test_what_is_no_offer_is_refused_in_words(
         ({"visavis": {"avatar": "zoe"}}, 404, "unknown_avatar"),
         ({"visavis": {"persona": "zoe"}}, 404, "unknown_persona"),
         ({"visavis": {"avatar": 7}}, 400, "bad_session"),
+        ({"visavis": {"hot_words": ["Mia", "/etc/passwd"]}}, 400, "bad_hot_word"),
         ("{not json", 400, "bad_json"),
         ("[]", 400, "bad_json"),
     ],

@@ -531,6 +531,13 @@ def test_the_page_answers_a_call(talk: Talk) -> None:
     assert talk.call.asked == [("add_output", "call_1", "sunny")]
 
 
+def test_a_call_cannot_be_truncated(talk: Talk) -> None:
+    reply(talk)
+    talk.tell(called(talk))
+    truncate = {"type": "conversation.item.truncate", "item_id": "item_c", "content_index": 0, "audio_end_ms": 9}
+    assert talk.error(truncate)["param"] == "item_id"
+
+
 def test_what_becomes_of_the_servers_functions_is_told(talk: Talk) -> None:
     changed, removed = talk.tell(FunctionChanged("call_9", "clock", "late"), ItemRemoved("item_o"))
     assert (changed["type"], changed["name"], changed["status"]) == ("visavis.function", "clock", "late")
