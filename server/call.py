@@ -46,10 +46,12 @@ class Call:
         *,
         greet: bool = False,
         alpha: bool = False,
+        hot_words: Sequence[str] = (),
     ) -> None:
         """greet: whether the persona speaks its opening unasked, as our own page expects.
 
         alpha: whether the face is wanted with its matte below it, for the page to put over something.
+        hot_words: what is easily misheard in this call, checked.
         """
         self.id = call_id
         self.answered = False
@@ -58,6 +60,7 @@ class Call:
         self._engines = engines
         self._avatar = avatar
         self._greet = greet
+        self._hot_words = hot_words
         shown = engines.avatar(avatar)
         self._alpha = alpha and shown is not None and shown.alpha
         self._turns = config.turns
@@ -115,7 +118,7 @@ class Call:
     async def _open_asr(self, language: str) -> AsrSession:
         """The ASR's ear for this call; where it has none, the call runs on text input and says so."""
         try:
-            return await self._engines.asr.open(language)
+            return await self._engines.asr.open(language, self._hot_words)
         except StageError as error:
             log.warning("%s runs on text input: %s", self.id, error.message)
             self._deaf = Problem(error.code, phrase("asr", language))

@@ -3,8 +3,11 @@
 import msgspec
 
 from render.remote import InstagSettings, StillSettings, TestcardSettings
+from server.asr.funasr import FunasrSettings
+from server.asr.funasr_ws import FunasrWsSettings
 from server.asr.pocketsphinx import PocketsphinxSettings
 from server.asr.textonly import TextOnlySettings
+from server.asr.transcriptions import TranscriptionsSettings
 from server.llm.openai_compatible import OpenAiSettings
 from server.llm.scripted import ScriptedSettings
 from server.vad.webrtc import WebrtcVadSettings
@@ -20,7 +23,9 @@ class Auto(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag_field="t
 
 
 VadSettings = WebrtcVadSettings
-AsrSettings = Auto | PocketsphinxSettings | TextOnlySettings
+AsrSettings = (
+    Auto | PocketsphinxSettings | FunasrSettings | FunasrWsSettings | TranscriptionsSettings | TextOnlySettings
+)
 LlmSettings = Auto | OpenAiSettings | ScriptedSettings
 TtsSettings = Auto | CosyVoiceSettings | OpenAiSpeechSettings | FliteSettings | EspeakSettings | ToneSettings
 RenderSettings = InstagSettings | StillSettings | TestcardSettings

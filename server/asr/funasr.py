@@ -174,7 +174,7 @@ class FunasrAsr:
             self._sessions.discard,
             backlog_s=self._settings.backlog_s,
             answer_s=self._settings.answer_s,
-            begin=Begin(subtag, hot_words((*self._settings.hot_words, *words))),
+            begin=Begin(subtag, tuple(dict.fromkeys((*self._settings.hot_words, *hot_words(words))))),
         )
         self._sessions.add(session)
         return session

@@ -128,7 +128,7 @@ class FunasrWsAsr:
             )
         if len(self._sessions) >= self.settings.capacity:
             raise StageError("asr", "asr_full", f"{self.settings.capacity} calls are being listened to already.")
-        checked = hot_words((*self.settings.hot_words, *words))
+        checked = tuple(dict.fromkeys((*self.settings.hot_words, *hot_words(words))))
         session = FunasrWsSession(self, subtag, checked, self._sessions.discard)
         self._sessions.add(session)
         return session

@@ -71,7 +71,7 @@ class PocketsphinxAsr:
         self._settings = settings
         self._sessions: set[WorkerListener] = set()
 
-    async def open(self, language: str) -> WorkerListener:
+    async def open(self, language: str, words: Sequence[str] = ()) -> WorkerListener:
         """Never waits for the worker. Raises StageError for another language, and above the capacity."""
         if language.lower().split("-")[0] not in self.languages:
             raise StageError(

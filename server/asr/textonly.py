@@ -20,7 +20,7 @@ class TextOnlySettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown
 class TextOnlyAsr:
     languages: Sequence[str] = ()
 
-    async def open(self, language: str) -> "TextOnlySession":
+    async def open(self, language: str, words: Sequence[str] = ()) -> "TextOnlySession":
         """Any language is not understood alike."""
         return TextOnlySession()
 

@@ -100,7 +100,7 @@ class TranscriptionsAsr:
         self._http = http
         self._sessions: set[TranscriptionsSession] = set()
 
-    async def open(self, language: str) -> "TranscriptionsSession":
+    async def open(self, language: str, words: Sequence[str] = ()) -> "TranscriptionsSession":
         """Never waits for the server. Raises StageError for another language, and above the capacity."""
         subtag = language.lower().split("-")[0]
         if subtag not in self.languages:

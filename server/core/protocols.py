@@ -62,7 +62,13 @@ class Asr(Protocol):
     languages: Sequence[str]
     """primary subtags it understands"""
 
-    async def open(self, language: str) -> AsrSession: ...
+    async def open(self, language: str, words: Sequence[str] = ()) -> AsrSession:
+        """One call's listener.
+
+        words: what this call is likely to be about and is easily misheard, checked (hotwords.py); who has no use for
+        them passes over them.
+        """
+        ...
 
 
 class Llm(Protocol):

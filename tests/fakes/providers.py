@@ -73,10 +73,13 @@ class FakeAsr:
     languages: Sequence[str] = ("en", "zh")
 
     def __init__(self, *texts: str, answer_s: float = 0.02) -> None:
+        self.words: tuple[str, ...] = ()
+        """hot words of the latest call"""
         self._texts = texts
         self._answer_s = answer_s
 
-    async def open(self, language: str) -> "FakeAsrSession":
+    async def open(self, language: str, words: Sequence[str] = ()) -> "FakeAsrSession":
+        self.words = tuple(words)
         return FakeAsrSession(*self._texts, answer_s=self._answer_s)
 
 
