@@ -32,6 +32,10 @@ DEPTH_STEPS = 128
 # Blender's axes (z up) to the head's: x to the picture's right, y up, z towards the viewer.
 TO_HEAD = np.array([[1, 0, 0, 0], [0, 0, 1, 0], [0, -1, 0, 0], [0, 0, 0, 1.0]])
 
+# Where the camera stands in Blender's axes, decimetres: 1.1 m in front of the head's place.
+CAMERA = np.array([[1, 0, 0, 0], [0, 0, -1, -11], [0, 1, 0, 0], [0, 0, 0, 1.0]])
+NEAREST = 5.0
+
 # Labels of labels.mkv: 0 background, 1 face, 2 hair, 3 cloth, 4 mouth interior, 5 neck, 6 eyes.
 FACE, HAIR, CLOTH, MOUTH, NECK, EYES = range(1, 7)
 # BGR, as cv2 writes it: what InsTaG reads as background, face, hair, cloth, mouth, neck, and eyes among the face.
@@ -62,7 +66,10 @@ def frames(path: Path, kind: str) -> Iterator[NDArray[Any]]:
 
 def transform(cam2head: list[list[float]]) -> list[list[float]]:
     """Camera to head, OpenGL axes, metres: what transforms_*.json holds."""
-    matrix = TO_HEAD @ np.array(cam2head)
+    given = np.array(cam2head)
+    if np.linalg.norm(given[:3, 3]) < NEAREST:  # listen/meta.json was written before the camera stood in its place
+        given = given @ CAMERA
+    matrix = TO_HEAD @ given
     matrix[:3, 3] /= UNITS_PER_METRE
     return [[float(x) for x in row] for row in matrix]
 

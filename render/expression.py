@@ -41,9 +41,9 @@ class Bearing:
         rng = random.Random(seed ^ 0x5EED)
         self._sways = [Drift(rng, SWAY_HZ) for _ in range(2)]
         idle = person.avatar.idle
-        turns = np.array(
-            [rotation_vector(pose[:3, :3] @ self._rest[:3, :3].T) for pose in idle.poses.astype(np.float64)]
-        )
+        turned = idle.poses[:, :3, :3].astype(np.float64)
+        u, _, v = np.linalg.svd(turned.mean(0))
+        turns = np.array([rotation_vector(rotation @ (u @ v).T) for rotation in turned])
         self._turn_range = np.maximum(np.quantile(np.abs(turns), 0.95, axis=0), LEAST_TURN)
         self._replayed = idle.poses.astype(np.float64) if len(person.avatar.plates.torso) else None
         self._low, self._middle, self._high = np.quantile(idle.action_units, (0.1, 0.5, 0.95), axis=0)
