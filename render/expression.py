@@ -20,7 +20,7 @@ Floats = NDArray[np.float32]
 
 PIVOT = np.array([0.0, -0.115, -0.085])  # metres from between the eyes: where the neck carries the head
 LEAST_TURN = np.radians([0.8, 1.0, 0.6])  # ranges of a person of whom only one pose is known: pitch, yaw, roll
-RADIANS = np.radians([0.75, 1.15, 1.5])  # of pitch and yaw (for a pixel of the idle motion), and roll (for a degree)
+RADIANS = np.radians([1.3, 2.0, 2.6])  # of pitch and yaw (for a pixel of the idle motion), and roll (for a degree)
 METRES = 0.00065  # for a pixel of the idle motion
 GAZE = 0.055  # radians for a pixel of the idle motion: an iris lies 12 mm before the eyeball's centre
 CONTACT = 0.85  # of the angle to the camera is made up by the eyes
@@ -75,7 +75,7 @@ class Bearing:
             at = index % span if span else 0
             return np.asarray(self._replayed[min(at, span - at)])
         wanted = np.array([motion.pitch, -motion.yaw, motion.roll]) * RADIANS
-        limit = 1.2 * self._turn_range
+        limit = 1.5 * self._turn_range
         turned = _rotation(limit * np.tanh(wanted / limit))
         pivot = self._rest[:3, :3] @ PIVOT + self._rest[:3, 3]
         shift = np.array([motion.x, motion.y - 0.6 * motion.breath, 0.0]) * METRES

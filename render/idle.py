@@ -12,8 +12,8 @@ REST_PX = (0.55, 0.3)  # standard deviation of where they rest, across and down
 AWAY = 0.13  # how many of the looks go elsewhere
 AWAY_PX = (1.6, 2.4)
 # Who listens nods now and then, and when the other has finished.
-NOD_S = 0.4  # one dip of the head
-NOD_PX = 2.8
+NOD_S = 0.5  # one dip of the head
+NOD_PX = 2.0
 ATTENTION = (0.06, 0.025)  # per frame: how fast the face turns to who speaks, and away again
 TILT = 0.9  # degrees to one side while listening
 
