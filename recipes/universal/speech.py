@@ -103,6 +103,12 @@ RUSSIAN = {
     "mm": "m", "nn": "n", "pp": "p", "rr": "r", "ss": "s", "tt": "t", "vv": "v", "zz": "z", "ch": "tʃ", "sh": "ʃ",
     "zh": "ʒ", "sch": "ʃ", "c": "s",
 }  # fmt: skip
+INDIAN = {
+    "pau": "", "D": "d", "T": "t", "a": "ʌ", "aa": "ɑː", "b": "b", "bh": "b", "ch": "tʃ", "dh": "d",
+    "eh": "ɛ", "ee": "e", "g": "ɡ", "h": "h", "ih": "ɪ", "iy": "iː", "j": "dʒ", "k": "k", "l": "l", "m": "m",
+    "n": "n", "oh": "o", "oo": "o", "p": "p", "r": "r", "s": "s", "sh": "ʃ", "th": "t", "uh": "ʊ", "uw": "uː",
+    "v": "v", "w": "w", "y": "j",
+}  # fmt: skip
 
 
 class Syllables(NamedTuple):
@@ -118,10 +124,13 @@ FINNISH = Syllables("p m b p m t k d n s h j l r v f g", "a e i o u y aa ii uo i
 CZECH = Syllables("p b m p b m t d n k g f v s z h j l r c ch", "a e i o u ou", LATIN)
 CATALAN = Syllables("p b m p b m t d n c g f v s z r l ny ll x", "a e i o u ia", LATIN)
 CYRILLIC = Syllables("п б м п б м т д н к г ф в с з ш ж ч х л р й ц", "а е и о у ы ю я э", {**LATIN, **RUSSIAN})
+DEVANAGARI = Syllables("प ब म प ब म भ त द न क ग व स ज र ल य ह च श ट ड", "ा ि ी ु े ो ू", INDIAN)
+TELUGU = Syllables("ప బ మ ప బ మ త ద న క గ వ స జ ర ల య హ చ శ ట డ", "ా ి ీ ు ే ో ూ", INDIAN)
 FOREIGN = {
     "lp_diphone": ITALIAN, "pc_diphone": ITALIAN, "suo_fi_lj_diphone": FINNISH, "hy_fi_mv_diphone": FINNISH,
     "czech_dita": CZECH, "czech_krb": CZECH, "czech_machac": CZECH, "czech_ph": CZECH, "upc_ca_ona_hts": CATALAN,
-    "msu_ru_nsh_clunits": CYRILLIC,
+    "msu_ru_nsh_clunits": CYRILLIC, "hindi_NSK_diphone": DEVANAGARI, "marathi_NSK_diphone": DEVANAGARI,
+    "telugu_NSK_diphone": TELUGU,
 }  # fmt: skip
 """Festival's voices of other languages: more speakers than English has. They talk nonsense."""
 

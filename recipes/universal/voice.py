@@ -29,9 +29,9 @@ LEAD_S = 0.035
 """How long before the middle of its phone the generator closes the lips."""
 
 
-def plan(steps: int, seed: int = 0) -> Plan:
+def plan(steps: int, seed: int = 0, rate: float = 2e-3) -> Plan:
     names = speech.speech_controls()
-    return Plan(names, tuple(WEIGHTS.get(name, 0.7) for name in names), steps=steps, seed=seed)
+    return Plan(names, tuple(WEIGHTS.get(name, 0.7) for name in names), rate=rate, steps=steps, seed=seed)
 
 
 def opening(curves: Floats, names: Sequence[str]) -> Floats:
@@ -104,13 +104,14 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--steps", type=int, default=2500)
     parser.add_argument("--examples", type=int, default=5000, help="augmented utterances to learn from")
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--rate", type=float, default=2e-3, help="of learning, at its highest (%(default)s)")
     parser.add_argument(
         "--teacher", type=Path, help="folder of an earlier stage: begin with it, and keep its features"
     )
     asked = parser.parse_args(arguments)
     asked.out.mkdir(parents=True, exist_ok=True)
     begun = time.monotonic()
-    wanted = plan(asked.steps, asked.seed)
+    wanted = plan(asked.steps, asked.seed, asked.rate)
     kept, start = asked.out / "examples.npz", asked.teacher and asked.teacher / "encoder.checkpoint"
     if kept.exists():
         examples = encoder.load_examples(kept)
@@ -143,7 +144,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     }
     for family in (*speech.FAMILIES, "human"):
         for held_out in (False, True) if family != "human" else (True,):
-            made = speech.recordings(family, 60, 99, held_out=held_out)
+            made = speech.recordings(family, 1000 if family == "human" else 60, 99, held_out=held_out)
             if made:
                 figures = judged(net, scale, wanted.names, made)
                 name = f"{family} {'unheard' if held_out else 'heard'} voices, unheard sentences"

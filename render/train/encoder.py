@@ -21,7 +21,6 @@ CHANNELS = (96, 128, 128, 128, 128)
 CROP = 64  # frames of one example in a step
 BATCH = 32
 DROPOUT = 0.05  # of whole channels
-RATE = 2e-3
 CHECKPOINT_S = 60.0
 
 
@@ -52,6 +51,8 @@ class Plan:
     """weight of the error of the controls' differences from frame to frame"""
     anchored: float = 1.0
     """weight of the features' distance from their anchors, where there are any"""
+    rate: float = 2e-3
+    """the highest rate of learning"""
     steps: int = 2000
     seed: int = 0
 
@@ -137,8 +138,8 @@ def train(
     torch.set_num_threads(1)
     torch.manual_seed(plan.seed)
     net = Net(len(plan.names))
-    optimiser = torch.optim.AdamW(net.parameters(), lr=RATE, weight_decay=1e-3)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, RATE, total_steps=plan.steps, pct_start=0.1)
+    optimiser = torch.optim.AdamW(net.parameters(), lr=plan.rate, weight_decay=1e-3)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, plan.rate, total_steps=plan.steps, pct_start=0.1)
     begin = 0
     if start is not None:
         net.load_state_dict(torch.load(start, weights_only=True)["net"])
@@ -210,11 +211,11 @@ class _Draw:
 def _another_speaker(x: NDArray[np.float16], rng: np.random.Generator) -> Floats:
     """The same words through another vocal tract and line: spectra (b, time, BANDS) shifted, stretched and tinted."""
     bands = np.arange(BANDS)
-    stretch = np.exp(rng.normal(0, 0.05, (len(x), 1)))
-    place = np.clip(bands * stretch + rng.normal(0, 0.5, (len(x), 1)), 0, BANDS - 1)
+    knots = np.linspace(0, BANDS - 1, 6)
+    bend = np.stack([np.interp(bands, knots, rng.normal(0, 0.7, 6)) for _ in x])  # each formant its own way
+    place = np.clip(bands * np.exp(rng.normal(0, 0.05, (len(x), 1))) + bend, 0, BANDS - 1)
     take = np.clip(1 - np.abs(place[:, None] - bands[:, None]), 0, None)  # (b, from, to): linear interpolation
     warped = np.matmul(x.astype(np.float32), take.astype(np.float32))
-    knots = np.linspace(0, BANDS - 1, 6)
     tint = np.stack([np.interp(bands, knots, rng.normal(0, 0.04, 6)) for _ in x]) + rng.normal(0, 0.02, (len(x), 1))
     tint = np.where(warped > 0.02, tint[:, None], 0)
     low = rng.integers(0, BANDS, len(x))[:, None]
