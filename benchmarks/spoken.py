@@ -30,7 +30,7 @@ SENTENCES = (
 FLITE = ("slt", "awb")
 ESPEAK = (("en-us+f4", 150.0, 55), ("en-us+m7", 165.0, 45))
 """voice, words a minute, pitch of 0 to 100"""
-HEARD = frozenset({"slt"})
+HEARD = frozenset({"slt", "awb"})
 """voices here that training hears too (recipes/universal/speech.py keeps the others out)"""
 
 # CMU's phones in the symbols of espeak-ng, which the generator's visemes are keyed by.
