@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 from render.avatar import load_field, save
 from render.features import MODEL
 from render.train.adaptation import Adaptation, Plan, Told, hear
-from render.train.dataset import FPS, Dataset, load
+from render.train.dataset import FPS, MIN_FRAMES, Dataset, load
 from render.train.finish import About, finish
 from render.train.judge import Judge
 from render.train.rehearsal import other_voices
@@ -99,6 +99,9 @@ def adapt(
     if plan.device == "cpu":
         torch.set_num_threads(1)  # more get slower when other work shares the cores
     shown = tuple(s for s in data.train if s.index < plan.seconds * FPS)
+    if len(shown) < MIN_FRAMES:
+        what = f"{data.folder} has {len(shown)} frames for training in its first {plan.seconds:g} s"
+        raise VisavisError("seconds", f"{what}. Learn from at least {MIN_FRAMES / FPS:g} s.")
     data = replace(data, train=shown)
     heard = hear(data, load_file(MODEL))
     universal = load_field(field) if field is not None else None

@@ -25,7 +25,7 @@ from render.train.footage import film, head_box
 from render.train.head import Head
 from render.train.judge import Judge, behind
 from render.train.marks import COUNT, Marks, at_rest, sightings
-from render.train.planes import fast_face, fast_mouth
+from render.train.planes import fast_align, fast_face, fast_mouth
 from render.train.rehearsal import Rehearsal, other_voices
 from render.train.start import Budget, Parts, back_projected, from_depth, from_masks, joined
 from render.train.torso import TorsoFit, Views, view
@@ -34,6 +34,9 @@ from render.train.trainer import REFINED, Clip, Trainer
 Floats = NDArray[np.float32]
 
 CHECKPOINT_S = 240.0
+ALIGN_STEPS = 300
+UNTAUGHT = 0.05
+"""embeddings of a field that was never trained: with InsTaG's 1e-4 a voice takes thousands of steps to be heard"""
 LOOKS = 8
 """evaluations on the way"""
 CALM_S = 1.0
@@ -111,7 +114,11 @@ def clip_of(data: Dataset, features: Floats, device: str) -> Clip:
 def universal(field: Mapping[str, Floats] | None, feature: AudioFeature, device: str) -> HeadMotion:
     """The fields that training starts from, aligners that do nothing yet; without a field, untrained ones."""
     motion = HeadMotion(feature)
-    if field is not None:
+    if field is None:
+        for name, tensor in motion.named_parameters():
+            if "embeddings" in name and "aligner" not in name:
+                torch.nn.init.uniform_(tensor, -UNTAUGHT, UNTAUGHT)
+    else:
         state = {name: torch.from_numpy(np.array(t)) for name, t in field.items()}
         missing, unknown = motion.load_state_dict(state, strict=False)
         assert not unknown and all("aligner" in name for name in missing), (missing, unknown)  # noqa: PT018
@@ -226,18 +233,22 @@ class Adaptation:
             head = Head.of_state(found.tensors, found.notes["counts"], feature, plan.device)
             rest = found.tensors["marks"].numpy() if "marks" in found.tensors else None
         else:
-            moves = _Moves(self.universal, clip, data) if data.metric else None
+            motion = copy.deepcopy(self.universal)
+            moves = _Moves(motion, clip, data) if data.metric else None
+            rest = at_rest(data, seen, moves.face) if moves is not None else None
+            if rest is not None and self.field is not None:
+                first = self._marks(rest, seen)
+                off = first.align(data, motion, clip, ALIGN_STEPS, rng)
+                rest = first.rest.detach().cpu().numpy()
+                self.told.say(f"the universal field is aligned to the landmarks within {off:.2f} px")
             if moves is not None:
                 openness = footage.openness
                 parts = from_depth(data, data.train, openness, moves.face, moves.mouth, plan.budget(), rng)
             else:
                 parts = from_masks(data, data.train, footage.openness, plan.budget(), rng)
             self._check(parts)
-            head = Head.begin(parts, copy.deepcopy(self.universal), plan.device)
-            rest = at_rest(data, seen, moves.face) if moves is not None else None
-        marks = None
-        if rest is not None and rest.shape == (COUNT, 3):
-            marks = Marks(torch.from_numpy(rest).to(plan.device), torch.from_numpy(seen).to(plan.device))
+            head = Head.begin(parts, motion, plan.device)
+        marks = None if rest is None else self._marks(rest, seen)
         shape = (len(footage), 4, 1, 1)
         rehearsal = self._rehearsal(clip)
         trainer = Trainer(data, footage, clip, head, rehearsal, np.zeros(shape, np.float16), marks, plan.seed)
@@ -245,6 +256,10 @@ class Adaptation:
             trainer.restore(found.tensors)
             trainer.restore_dice(found.notes["dice"])
         return trainer
+
+    def _marks(self, rest: Floats, seen: Floats) -> Marks:
+        assert rest.shape == (COUNT, 3)
+        return Marks(torch.from_numpy(rest.copy()).to(self.plan.device), torch.from_numpy(seen).to(self.plan.device))
 
     def _check(self, parts: Parts) -> None:
         if len(parts.face) < 10:
@@ -260,7 +275,7 @@ class Adaptation:
         return Rehearsal(self.universal, heard, units, self.plan.seed)
 
     def _look(self, judge: Judge, trainer: Trainer, step: int, share: float) -> None:
-        verdict = judge.look(trainer, share)
+        verdict = judge.look(trainer)
         self.told.scalars(step, {f"held_out/{name}": v for name, v in verdict.figures.items()})
         self.told.picture(step, verdict.sheet)
         self.work.mkdir(parents=True, exist_ok=True)
@@ -298,11 +313,15 @@ class _Moves:
     @torch.no_grad()
     def face(self, xyz: Floats, shot: Shot) -> Floats:
         at = torch.from_numpy(xyz).to(self.device)
-        return fast_face(self.motion.face, at, *self._drive(shot)).xyz.cpu().numpy()
+        return self._moved(at, shot).cpu().numpy()
+
+    def _moved(self, at: Tensor, shot: Shot) -> Tensor:
+        placed = fast_align(self.motion.face_aligner, at)
+        return fast_face(self.motion.face, at + placed.offset, *self._drive(shot)).xyz * placed.scale
 
     @torch.no_grad()
     def mouth(self, xyz: Floats, shot: Shot) -> Floats:
-        window, units = self._drive(shot)
-        skin = fast_face(self.motion.face, torch.from_numpy(self.skin).to(self.device), window, units).xyz
+        window, _ = self._drive(shot)
+        skin = self._moved(torch.from_numpy(self.skin).to(self.device), shot)
         at = torch.from_numpy(xyz).to(self.device)
         return fast_mouth(self.motion.mouth, at, window, hook(skin)).xyz.cpu().numpy()

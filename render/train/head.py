@@ -24,8 +24,8 @@ FACE, HAIR, EYE, OTHER_EYE, MOUTH = range(5)
 """parts, in the order in which their Gaussians stand; the field moves face and mouth, hair is rigid"""
 PARTS = 5
 FIELDS = ("xyz", "sh", "scale", "rotation", "opacity")
-NEEDLE = 6.0
-"""an axis is at most so many times as long as the second longest: thin needles flicker when they turn"""
+NEEDLE, STRAND = 6.0, 14.0
+"""an axis is at most so many times as long as the second longest, in hair more: needles flicker when they turn"""
 BANDS = 4
 """spherical harmonics of degree 1"""
 
@@ -87,8 +87,6 @@ class Head:
         window: Tensor,
         action_units: Tensor,
         gaze: Floats,
-        *,
-        aligned: bool = True,
         witnesses: Tensor | None = None,
     ) -> Posed:
         """window (WINDOW, width, steps); action_units (6,); gaze (2,) radians; witnesses (n, 3) follow the face."""
@@ -97,14 +95,13 @@ class Head:
         count = self.counts[FACE]
         at = xyz[f] if witnesses is None else torch.cat([xyz[f], witnesses])
         placed = fast_align(net.face_aligner, at)
-        offset, gain = (placed.offset, placed.scale) if aligned else (0, 1)
-        whole = fast_face(net.face, at + offset, window, action_units)
-        shifted = whole.xyz * gain
+        whole = fast_face(net.face, at + placed.offset, window, action_units)
+        shifted = whole.xyz * placed.scale
         moved = shifted[:count]
         face = FaceDeformation(*(part[:count] for part in whole))
         inside = xyz[m]
         if self.counts[MOUTH]:
-            inside = xyz[m] + (fast_align(net.mouth_aligner, xyz[m]).offset if aligned else 0)
+            inside = xyz[m] + fast_align(net.mouth_aligner, xyz[m]).offset
         shift = fast_mouth(net.mouth, inside, window, hook(moved)).xyz if self.counts[MOUTH] else inside
         rotation, spin = (torch.from_numpy(a.astype(np.float32)).to(xyz) for a in turn_matrices(*map(float, gaze)))
         means = [xyz[f] + moved, xyz[self.span(HAIR)]]
@@ -140,7 +137,9 @@ class Head:
         raw = self.tensors["scale"]
         size = F.softplus(raw)
         middle = size.sort(dim=1).values[:, 1:2]
-        size = torch.minimum(size, middle * NEEDLE).clamp(SMALLEST / 2, LARGEST)
+        longest = torch.full_like(middle, NEEDLE)
+        longest[self.span(HAIR)] = STRAND
+        size = torch.minimum(size, middle * longest).clamp(SMALLEST / 2, LARGEST)
         raw.copy_(torch.from_numpy(unsoft(size.cpu().numpy().astype(np.float64))).to(raw))
         turned = self.tensors["rotation"]
         turned.div_(turned.norm(dim=1, keepdim=True).clamp_min(1e-6))

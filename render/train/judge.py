@@ -34,15 +34,13 @@ class Judge:
         self.behind = behind(trainer, torso, self.footage)
 
     @torch.no_grad()
-    def look(self, trainer: Trainer, share: float = 1.0, window: torch.Tensor | None = None) -> Verdict:
+    def look(self, trainer: Trainer, window: torch.Tensor | None = None) -> Verdict:
         """window: one for all frames, instead of their own voice."""
         f = self.footage
         sums: dict[str, list[float]] = {}
         tiles: list[Floats] = []
         for k, shot in enumerate(f.shots):
-            drawn = trainer.painter.draw(
-                f.box.camera(trainer.data, shot.pose), trainer.posed(shot, share, window).splats
-            )
+            drawn = trainer.painter.draw(f.box.camera(trainer.data, shot.pose), trainer.posed(shot, window).splats)
             torso = self.behind[k].astype(np.float32)
             under = torso[:3] + torso[3] * f.plate
             made = np.clip(drawn.colour.cpu().numpy() + drawn.transmittance.cpu().numpy() * under, 0, 1)

@@ -4,15 +4,19 @@ They tie the lips' opening to the voice far better than pixels alone, in which a
 wrong as one that is much too low. Each has a place at rest, learned with the field that moves it.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from render.motion.networks import HeadMotion
 from render.train.adam import Adam
 from render.train.dataset import Dataset, Shot
+from render.train.planes import fast_align, fast_face
 from render.train.start import Displacement
 
 Floats = NDArray[np.float32]
@@ -22,12 +26,21 @@ FIRST = 17
 COUNT = 68 - FIRST
 SHARE = 2e-3
 """of the loss, for a mean robust error of one pixel"""
-SOFT_PX = 2.0
+SOFT_PX = 8.0
 """an error much larger than that counts no more"""
 WEIGHTS = np.ones(COUNT, np.float32)
 WEIGHTS[48 - FIRST :] = 3
 RATE = 3e-5
 FRAMES = 40
+ALIGNED_FRAMES = 12
+"""that each step of the alignment looks at"""
+
+
+class Drives(Protocol):
+    """What drives the frames, by their own numbers."""
+
+    windows: Tensor  # (frames, WINDOW, width, steps)
+    action_units: Tensor  # (frames, 6)
 
 
 @dataclass
@@ -42,17 +55,37 @@ class Marks:
         self.rest.requires_grad_()
         self.adam = Adam({"rest": self.rest})
 
-    def loss(self, data: Dataset, shot: Shot, at: Tensor) -> Tensor:
-        """at (COUNT, 3): where the field puts them."""
-        pose = torch.from_numpy(shot.pose).to(at)
-        view = at @ pose[:3, :3].T + pose[:3, 3]
+    def loss(self, data: Dataset, shots: Sequence[Shot], at: Tensor) -> Tensor:
+        """at (frames, COUNT, 3): where the field puts them in each of these frames."""
+        pose = torch.from_numpy(np.stack([s.pose for s in shots])).to(at)
+        view = at @ pose[:, :3, :3].transpose(1, 2) + pose[:, None, :3, 3]
         middle = at.new_tensor([data.width / 2, data.height / 2])
-        off = (view[:, :2] / view[:, 2:] * data.focal_px + middle - self.seen[shot.index]).square().sum(1)
+        seen = self.seen[[s.index for s in shots]]
+        off = (view[..., :2] / view[..., 2:] * data.focal_px + middle - seen).square().sum(-1)
         known = torch.isfinite(off)
-        off = torch.where(known, off, 0.0)
-        robust = (off + 1e-6).sqrt() / (1 + (off + 1e-6).sqrt() / SOFT_PX / 4)
+        off = (torch.where(known, off, 0.0) + 1e-6).sqrt()
         weights = self.weights * known
-        return SHARE * (weights * robust).sum() / weights.sum().clamp_min(1)
+        return SHARE * (weights * off / (1 + off / SOFT_PX)).sum() / weights.sum().clamp_min(1)
+
+    def align(self, data: Dataset, motion: HeadMotion, clip: Drives, steps: int, rng: np.random.Generator) -> float:
+        """Fit the face's aligner, and where the marks rest, to the landmarks alone. Returns the last loss in px."""
+        known = [s for s in data.train if bool(torch.isfinite(self.seen[s.index]).all())]
+        net = Adam(dict(motion.face_aligner.named_parameters()), epsilon=1e-12)
+        value = 0.0
+        for step in range(steps if known else 0):
+            shots = [known[k] for k in rng.integers(0, len(known), ALIGNED_FRAMES)]
+            rows = [s.index for s in shots]
+            placed = fast_align(motion.face_aligner, self.rest)
+            face = fast_face(motion.face, self.rest + placed.offset, clip.windows[rows], clip.action_units[rows])
+            loss = self.loss(data, shots, self.rest + face.xyz * placed.scale)
+            loss = loss + 0.05 * (placed.offset / 0.01).square().mean() * SHARE
+            loss.backward()  # type: ignore[no-untyped-call]
+            share = step / steps
+            net.step(dict.fromkeys(net.tensors, 2e-3 * 0.1**share))
+            self.adam.step({"rest": 1e-4 * 0.1**share})
+            value = 0.9 * value + 0.1 * float(loss.detach()) / SHARE
+        motion.zero_grad(set_to_none=True)
+        return value
 
     def learn(self, share: float) -> None:
         self.adam.step({"rest": RATE * 0.1**share})

@@ -284,11 +284,18 @@ def fast_face(
     if not _quick(xyz, window, action_units, field.encoder_xy.embeddings):
         whole: FaceDeformation = field(xyz, window, action_units)
         return whole
+    return face_of_code(field, xyz, field.code(window), action_units, at)
+
+
+def face_of_code(
+    field: FaceField, xyz: Tensor, code: Tensor, action_units: Tensor, at: Taps | None = None
+) -> FaceDeformation:
+    """What `field` makes of codes (..., CODE), whoever gives them; on any device."""
     encoding = encode(field, xyz, at)
     hears = field.aud_ch_att_net(encoding)  # [N, CODE]
     sees = F.relu(field.eye_att_net(encoding))  # [N, 6]
     expression = torch.cat([field.exp_encode_net(action_units[..., :5]), action_units[..., 5:]], dim=-1)
-    drive = torch.cat([field.code(window), expression], dim=-1)  # [..., CODE + 6]
+    drive = torch.cat([code, expression], dim=-1)  # [..., CODE + 6]
     frames = drive.shape[:-1]
     first, second, third = field.sigma_net.parameters()
     # Attention times code, then weights: the code may as well go into the weights, once for all points.
@@ -310,8 +317,13 @@ def fast_mouth(field: MouthField, xyz: Tensor, window: Tensor, move: Tensor, at:
     if not _quick(xyz, window, move, field.encoder_xy.embeddings):
         whole: Mouth = field(xyz, window, move)
         return whole
+    return mouth_of_code(field, xyz, field.code(window), move, at)
+
+
+def mouth_of_code(field: MouthField, xyz: Tensor, code: Tensor, move: Tensor, at: Taps | None = None) -> Mouth:
+    """What `field` makes of codes (..., CODE), whoever gives them; on any device."""
     encoding, frames = encode(field, xyz, at), move.shape[:-1]
-    drive = torch.cat([field.code(window), move], dim=-1).reshape(-1, CODE + 3)  # [F, CODE + 3]
+    drive = torch.cat([code, move], dim=-1).reshape(-1, CODE + 3)  # [F, CODE + 3]
     out = _pushed(field.sigma_net, encoding, drive).view(*frames, len(xyz), -1)
     gate = _pushed(field.scaler_net, encoding, drive[:, CODE:]).view(*frames, len(xyz), 1)
     metres = out[..., :3] * out.new_tensor([SIDEWAYS, 1.0, SIDEWAYS]) * METRES

@@ -8,12 +8,19 @@ A data set is a folder (recipes/universal/displacements.py writes one; anything 
     head-NAME.npz   one head: `name`; `held_out`; `rest` (points, 3) metres in its own frame; `region` (points,)
                     into REGIONS; `frames` (n,) that it says, rows of clips.npz; `basis` (rank, points, 3) and
                     `coefficients` (n, rank), whose product is the displacement from rest, metres; `upper`, `lower`
-                    points of the inner lips, pair by pair
+                    points of the inner lips, pair by pair; `canon` (points, 3), optional: where the same points are
+                    on one face that stands for all
 
-First the ears learn: the audio nets alone, from hundreds of frames at a time, to tell a few numbers about the motion
-of the mouth. Then each step takes one head, some of its points, and short runs of frames. The fields are shared by
-all; every head has aligners of its own, the same as a person gets when the fields are adapted, so that lips of
-different height do not blur the field. What the truth does not tell (rotation, scale, opacity) is put out as zero.
+Each step takes one head, some of its points, and short runs of frames. The fields are shared by all, and are asked at
+the points' places on the face that stands for all, so that lips of different height do not blur them; for a new face
+the aligners find those places (`align`, or the landmarks of its pictures). Where a data set does not know them, every
+head has aligners of its own, which learn beside the fields. What the truth does not tell (rotation, scale, opacity)
+is put out as zero.
+
+Where the data set knows why a face moves (`truth`, optional in clips.npz: (frames, controls), what speech does to
+the face in any numbers), there are three stages. First a teacher turns that truth into the codes: the fields learn
+geometry from an audio without doubt. Then the audio nets learn the teacher's codes, hundreds of frames at a time.
+Then all go on together, as they will be used. Without it there is only the third.
 """
 
 import argparse
@@ -35,7 +42,7 @@ from torch import Tensor, nn
 from render.avatar import AudioFeature, MotionField, load_field, save_field
 from render.motion.networks import Aligner, FaceField, MouthField, hook
 from render.motion.tables import CODE, WINDOW, WINDOW_BEFORE
-from render.train.planes import fast_align, fast_face, fast_mouth
+from render.train.planes import face_of_code, fast_align, mouth_of_code
 from server.core.errors import VisavisError
 
 Floats = NDArray[np.float32]
@@ -47,8 +54,8 @@ REGIONS = ("rest", "lips", "jaw", "lids", "brows", "still", "fixed", "teeth", "t
 """where a point lies; the first FACE_REGIONS are moved by the face field, the others by the mouth field"""
 FACE_REGIONS = 6
 SHARES = {
-    "rest": 130, "lips": 260, "jaw": 170, "lids": 120, "brows": 50, "still": 90,
-    "fixed": 50, "teeth": 70, "tongue": 40, "cavity": 40,
+    "rest": 90, "lips": 210, "jaw": 120, "lids": 85, "brows": 40, "still": 65,
+    "fixed": 40, "teeth": 50, "tongue": 30, "cavity": 30,
 }  # fmt: skip
 """points of each region in a step"""
 WEIGHTS = {
@@ -65,14 +72,11 @@ CLOSED_MM = 1.0
 BLINK = 0.5  # of AU45
 HOOK_RANKS = (1, 2)
 """ranks of the hook in a step, drawn from here: 10 of 20 000 Gaussians are less than 1 of some 800 points"""
-HEARD_REGIONS = ("lips", "jaw", "teeth", "tongue", "cavity")
-"""whose mean motion the ears learn to tell"""
 NEWEST = (4.0, 2.0)
 """where the attention over eight codes starts: the newest, which is the displayed frame's own, and the one before"""
 EVALUATION_RANK = 3  # of all points of a head
-SLOPE = 0.5
-"""the grids start with about this much from the middle of a plane to its edge"""
 CHECKPOINT_S = 120.0
+TAUGHT = "taught.pt"
 ALIGNMENT_FRAMES = 250
 """ten seconds: what the aligners of a held-out head are fitted on; the frames after them judge"""
 ALIGNMENT_STEPS = 200
@@ -97,6 +101,7 @@ class Clips:
     windows: Tensor  # (frames, WINDOW) rows of features; what lies beyond a clip is the row of zeros
     clip: Ints  # (frames,) that each belongs to
     held_out: NDArray[np.bool_]  # (clips,)
+    truth: Tensor | None  # (frames, controls) what speech does to the face, if the data set tells
 
     @property
     def width(self) -> int:
@@ -120,6 +125,7 @@ class HeadData:
     coefficients: Tensor  # (n, rank)
     upper: Ints
     lower: Ints
+    canon: Tensor | None  # (points, 3)
 
     @cached_property
     def of_region(self) -> tuple[Ints, ...]:
@@ -144,23 +150,9 @@ class HeadData:
         gap = self.rest[torch.from_numpy(self.upper), 1] - self.rest[torch.from_numpy(self.lower), 1]
         return displacement[..., upper, 1] - displacement[..., lower, 1] + gap
 
-    @cached_property
-    def heard(self) -> Tensor:
-        """(n, HEARD) what the ears are to tell of each frame, metres: mean motions, and how wide lips and jaw are."""
-        columns = []
-        for name in HEARD_REGIONS:
-            among = torch.from_numpy(self.of_region[REGIONS.index(name)])
-            moved = self.basis[:, among].mean(1) if len(among) else self.basis.new_zeros(len(self.basis), 3)
-            columns.append(moved)
-        for name in ("lips", "jaw"):
-            among = torch.from_numpy(self.of_region[REGIONS.index(name)])
-            outward = self.basis[:, among, 0] * self.rest[among, 0].sign()
-            columns.append(outward.sum(1, keepdim=True) / max(len(among), 1))
-        columns += [self.basis[:, torch.from_numpy(lip)].mean(1) for lip in (self.upper, self.lower)]
-        return self.coefficients @ torch.cat(columns, 1)
-
     def to(self, device: torch.device) -> "HeadData":
         moved = {name: getattr(self, name).to(device) for name in ("rest", "basis", "coefficients")}
+        moved["canon"] = None if self.canon is None else self.canon.to(device)
         return HeadData(**{**{n: getattr(self, n) for n in self.__dataclass_fields__}, **moved})
 
 
@@ -198,8 +190,10 @@ def _load_clips(path: Path, device: torch.device) -> Clips:
     with np.load(path, allow_pickle=False) as file:
         features, units = file["features"].astype(np.float32), file["action_units"].astype(np.float32)
         starts, held_out = file["starts"].astype(np.int64), file["held_out"].astype(bool)
+        truth = file["truth"].astype(np.float32) if "truth" in file else None
     count = len(features)
     well = features.ndim == 2 and units.shape == (count, 6) and len(starts) == len(held_out) + 1
+    well = well and (truth is None or (truth.ndim == 2 and len(truth) == count))
     if not well or starts[0] != 0 or starts[-1] != count or (np.diff(starts) <= 0).any():
         raise DataError("pretrain_data", f"{path} does not fit together: make the data set again.")
     if not (np.isfinite(features).all() and np.isfinite(units).all()):
@@ -215,6 +209,7 @@ def _load_clips(path: Path, device: torch.device) -> Clips:
         torch.from_numpy(rows).to(device),
         clip,
         held_out,
+        None if truth is None else torch.from_numpy(truth).to(device),
     )
 
 
@@ -232,6 +227,7 @@ def _load_head(path: Path, clips: Clips, device: torch.device) -> HeadData:
             torch.from_numpy(coefficients),
             file["upper"].astype(np.int64),
             file["lower"].astype(np.int64),
+            torch.from_numpy(file["canon"].astype(np.float32)) if "canon" in file else None,
         )
     points, rank = len(rest), len(basis)
     fits = (
@@ -244,6 +240,7 @@ def _load_head(path: Path, clips: Clips, device: torch.device) -> HeadData:
         and frames.max() < len(clips.clip)
         and (region < len(REGIONS)).all()
         and len(head.upper) == len(head.lower) > 0
+        and (head.canon is None or head.canon.shape == (points, 3))
     )
     if not fits:
         raise DataError("pretrain_data", f"{path} does not fit together: make the data set again.")
@@ -268,41 +265,23 @@ class Universal(nn.Module):
                 bias[-1] += NEWEST[0]
                 bias[-2] += NEWEST[1]
 
+    def codes(self, window: Tensor) -> tuple[Tensor, Tensor]:
+        """(n, WINDOW, width, 1) -> two of (n, CODE)."""
+        return self.face.code(window), self.mouth.code(window)
+
     def tensors(self) -> dict[str, Floats]:
-        return {name: np.array(value.cpu(), np.float32) for name, value in self.state_dict().items()}
+        return {name: value.numpy(force=True) for name, value in self.state_dict().items()}
 
 
-def _smooth(net: FaceField | MouthField) -> None:
-    """Starts the grids with a random slope each: positions are told from one another from the first step on.
+class Teacher(nn.Module):
+    """Codes for both fields from what speech does to the face: (n, controls) -> two of (n, CODE); training only."""
 
-    From zero the audio would take hundreds of steps to get through, and grid cells that no head reaches would stay
-    zero beside others that are not: a slope goes on where nobody was.
-    """
-    starts, strides = np.array(net.encoder_xy.levels.offsets), net.encoder_xy.levels.strides
-    for plane in (net.encoder_xy, net.encoder_yz, net.encoder_xz):
-        table = torch.zeros(int(starts[-1]))
-        for start, stride in zip(starts[:-1], strides, strict=True):
-            across = torch.linspace(-1, 1, stride)
-            a, b, c = torch.randn(3).tolist()
-            level = SLOPE * (a * across[None, :] + b * across[:, None] + 0.3 * c)
-            table[int(start) : int(start) + stride**2] = level.flatten()
-        plane.embeddings.copy_(table[:, None])
-
-
-HEARD = 3 * len(HEARD_REGIONS) + 2 + 6
-
-
-class Ears(nn.Module):
-    """Reads off the codes of both audio nets, and off the action units, what `HeadData.heard` says; training only."""
-
-    def __init__(self) -> None:
+    def __init__(self, controls: int) -> None:
         super().__init__()
-        self.face, self.mouth = (nn.Linear(CODE + 6, HEARD) for _ in range(2))
+        self.face, self.mouth = (nn.Linear(controls, CODE) for _ in range(2))
 
-    def forward(self, fields: Universal, window: Tensor, action_units: Tensor) -> Tensor:
-        """(2, n, HEARD)."""
-        pairs = ((self.face, fields.face), (self.mouth, fields.mouth))
-        return torch.stack([ear(torch.cat([net.code(window), action_units], 1)) for ear, net in pairs])
+    def forward(self, truth: Tensor) -> tuple[Tensor, Tensor]:
+        return self.face(truth), self.mouth(truth)
 
 
 class Personal(nn.Module):
@@ -318,11 +297,11 @@ def move(
     personal: Personal | None,
     face_xyz: Tensor,
     mouth_xyz: Tensor,
-    window: Tensor,
+    codes: tuple[Tensor, Tensor],
     action_units: Tensor,
     rank: int,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
-    """What the fields make of (N, 3) and (M, 3) points in F frames.
+    """What the fields make of (N, 3) and (M, 3) points in F frames; codes (F, CODE) for face and mouth.
 
     Returns displacements (F, N, 3) and (F, M, 3), audio attention (N, 1), and offsets (N, 3) if there is a person.
     """
@@ -333,9 +312,9 @@ def move(
         placed = fast_align(personal.face, face_xyz)
         offset, gain, at = placed.offset, placed.scale, face_xyz + placed.offset
         inside = mouth_xyz + fast_align(personal.mouth, mouth_xyz).offset
-    face = fast_face(fields.face, at, window, action_units)
+    face = face_of_code(fields.face, at, codes[0], action_units)
     moved = face.xyz * gain
-    mouth = fast_mouth(fields.mouth, inside, window, hook(moved, rank)).xyz
+    mouth = mouth_of_code(fields.mouth, inside, codes[1], hook(moved, rank)).xyz
     return moved, mouth, face.audio_attention, offset
 
 
@@ -346,7 +325,17 @@ def move(
 class Plan:
     """What a run is made of; another plan is another run."""
 
-    steps: int = 12_000
+    steps: int = 6_000
+    """of all together"""
+    taught_steps: int = 8_000
+    """before them, with a teacher"""
+    listening_steps: int = 2_500
+    """between the two, of the audio nets alone"""
+    listening_frames: int = 384
+    """in each of those"""
+    listening_rate: float = 3e-3
+    together: float = 0.4
+    """the rates of all together start at this share of the rates"""
     seed: int = 0
     runs: int = 6
     """of consecutive frames in a step"""
@@ -357,7 +346,7 @@ class Plan:
     """of the attention over eight codes"""
     aligner_rate: float = 2e-3
     aligned_from: float = 0.04
-    """share of the steps after which the heads' own aligners work"""
+    """share of the first stage after which the heads' own aligners work"""
     last_rate: float = 0.02
     """of the first, where the cosine ends"""
     velocity: float = 0.5
@@ -366,15 +355,6 @@ class Plan:
     """weight of the error of the inner lips' distance"""
     closing: float = 4.0
     """how much more that counts where lips close"""
-    ear_steps: int = 0
-    """before the others, with the audio nets alone"""
-    ear_frames: int = 384
-    """in each of those"""
-    ear_rate: float = 3e-3
-    ear: float = 0.0
-    """weight of what the ears tell, afterwards"""
-    ear_frames_beside: int = 128
-    """frames of that in each step"""
     quiet: float = 0.003
     """weight of the audio attention where speech moves nothing"""
     stay: float = 0.002
@@ -442,13 +422,27 @@ def _size(error: Tensor) -> Tensor:
 
 
 def loss_of(
-    fields: Universal, personal: Personal | None, head: HeadData, clips: Clips, plan: Plan, batch: _Batch
+    fields: Universal,
+    personal: Personal | None,
+    head: HeadData,
+    clips: Clips,
+    plan: Plan,
+    batch: _Batch,
+    teacher: Teacher | None = None,
 ) -> tuple[Tensor, dict[str, Tensor]]:
-    """The loss, and its parts."""
+    """The loss, and its parts. A teacher stands in for the ears.
+
+    Without a person the fields are asked at the points' places on the face that stands for all, if those are known.
+    """
     frames = head.frames[batch.rows]
-    window, units = clips.window(frames), clips.action_units[torch.from_numpy(frames)]
-    face_at, mouth_at = head.rest[torch.from_numpy(batch.face)], head.rest[torch.from_numpy(batch.mouth)]
-    moved, inside, attention, offset = move(fields, personal, face_at, mouth_at, window, units, batch.rank)
+    units = clips.action_units[torch.from_numpy(frames)]
+    if teacher is None or clips.truth is None:
+        codes = fields.codes(clips.window(frames))
+    else:
+        codes = teacher(clips.truth[torch.from_numpy(frames)])
+    places = head.rest if personal is not None or head.canon is None else head.canon
+    face_at, mouth_at = places[torch.from_numpy(batch.face)], places[torch.from_numpy(batch.mouth)]
+    moved, inside, attention, offset = move(fields, personal, face_at, mouth_at, codes, units, batch.rank)
     truth, inside_truth = head.displacement(batch.rows, batch.face), head.displacement(batch.rows, batch.mouth)
     error, inside_error = (moved - truth) * MM, (inside - inside_truth) * MM
     parts = {
@@ -483,6 +477,7 @@ class Run:
     plan: Plan
     device: torch.device
     step: int = 0
+    listened: bool = False
     people: dict[str, tuple[Personal, torch.optim.Optimizer]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -490,13 +485,8 @@ class Run:
         feature = AudioFeature(name="mel", width=self.data.clips.width)
         self.fields = Universal(feature).to(self.device)
         self.average = {name: value.clone() for name, value in self.fields.state_dict().items()}
-        self.ears = Ears().to(self.device)
-        heard = torch.cat([head.heard for head in self.data.learnt])
-        self.heard_mean, self.heard_scale = heard.mean(0), heard.std(0) + 1e-6
-        self.rows = np.concatenate([
-            np.stack([np.full(len(head.frames), k), np.arange(len(head.frames))], 1)
-            for k, head in enumerate(self.data.learnt)
-        ])  # fmt: skip
+        truth = self.data.clips.truth
+        self.teacher = None if truth is None else Teacher(truth.shape[1]).to(self.device)
         grids: list[nn.Parameter] = []
         attention: list[nn.Parameter] = []
         nets: list[nn.Parameter] = []
@@ -509,7 +499,11 @@ class Run:
                 {"params": grids, "lr": plan.grid_rate, "first": plan.grid_rate},
                 {"params": attention, "lr": plan.attention_rate, "first": plan.attention_rate},
                 {"params": nets, "lr": plan.net_rate, "first": plan.net_rate},
-                {"params": list(self.ears.parameters()), "lr": plan.net_rate, "first": plan.net_rate},
+                {
+                    "params": [] if self.teacher is None else list(self.teacher.parameters()),
+                    "lr": plan.net_rate,
+                    "first": plan.net_rate,
+                },
             ],
             betas=(0.9, 0.99),
             eps=1e-12,
@@ -523,55 +517,58 @@ class Run:
             self.people[name] = personal, optimizer
         return self.people[name]
 
-    def listen(self, report: Callable[[int, Mapping[str, float]], None]) -> None:
-        """The audio nets alone, before the first step."""
-        plan = self.plan
-        listening = [p for n, p in self.fields.named_parameters() if "audio_" in n] + list(self.ears.parameters())
-        optimizer = torch.optim.Adam(listening, lr=plan.ear_rate, betas=(0.9, 0.99))
+    @property
+    def taught_steps(self) -> int:
+        """Steps of the first stage; none without a teacher."""
+        return 0 if self.teacher is None else self.plan.taught_steps
+
+    @property
+    def steps(self) -> int:
+        return self.taught_steps + self.plan.steps
+
+    def listen(self, report: Callable[[int, Mapping[str, float]], None] = lambda step, parts: None) -> None:
+        """The audio nets learn the teacher's codes: the mean of what may have been meant, by squares."""
+        plan, clips = self.plan, self.data.clips
+        if self.teacher is None or clips.truth is None:
+            return
+        listening = [parameter for name, parameter in self.fields.named_parameters() if "audio_" in name]
+        optimizer = torch.optim.Adam(listening, lr=plan.listening_rate, betas=(0.9, 0.99))
+        heard = np.flatnonzero(~clips.held_out[clips.clip])
+        with torch.no_grad():
+            scale = torch.cat(self.teacher(clips.truth), 1).std(0).square().mean()
         total = 0.0
-        for step in range(plan.ear_steps):
-            optimizer.param_groups[0]["lr"] = plan.ear_rate * (0.05 + 0.95 * (1 - step / plan.ear_steps))
+        for step in range(plan.listening_steps):
+            draw = np.random.default_rng([plan.seed, 2, step])
+            frames = heard[draw.integers(len(heard), size=plan.listening_frames)]
+            with torch.no_grad():
+                wanted = torch.cat(self.teacher(clips.truth[torch.from_numpy(frames)]), 1)
+            optimizer.param_groups[0]["lr"] = plan.listening_rate * (1 - 0.98 * step / plan.listening_steps)
             optimizer.zero_grad(set_to_none=True)
-            loss = self.ear_loss(np.random.default_rng([plan.seed, 2, step]), plan.ear_frames)
+            loss = (torch.cat(self.fields.codes(clips.window(frames)), 1) - wanted).square().mean() / scale
             torch.autograd.backward(loss)
             optimizer.step()
             total += loss.item()
             if step % 50 == 49:
-                report(0, {"ear": total / 50})
+                report(self.step, {"listening": total / 50})
                 total = 0.0
         self.average = {name: value.clone() for name, value in self.fields.state_dict().items()}
-
-    def ear_loss(self, draw: np.random.Generator, count: int) -> Tensor:
-        """Mean squared error of what the ears tell, its variance brought to one."""
-        chosen = self.rows[draw.integers(len(self.rows), size=count)]
-        learnt = self.data.learnt
-        frames = np.array([learnt[k].frames[row] for k, row in chosen])
-        truth = torch.stack([learnt[k].heard[row] for k, row in chosen])
-        wanted = (truth - self.heard_mean) / self.heard_scale
-        clips = self.data.clips
-        told = self.ears(self.fields, clips.window(frames), clips.action_units[torch.from_numpy(frames)])
-        return (told - wanted).square().mean()
+        self.listened = True
 
     def advance(self) -> dict[str, Tensor]:
         """One step. What it draws depends on the seed and its number alone."""
-        plan, learnt = self.plan, self.data.learnt
+        plan, learnt, taught = self.plan, self.data.learnt, self.step < self.taught_steps
         draw = np.random.default_rng([plan.seed, self.step])
         head = learnt[int(draw.integers(len(learnt)))]
         batch = _batch(head, self.data.clips, plan, draw, self.device)
-        aligned = self.step >= plan.aligned_from * plan.steps
-        personal, own = self.person(head.name) if aligned else (None, None)
-        share = self.step / max(plan.steps, 1)
-        fall = plan.last_rate + (1 - plan.last_rate) * 0.5 * (1 + math.cos(math.pi * share))
-        for group in self.optimizer.param_groups:
-            group["lr"] = group["first"] * fall
+        first_stage = self.taught_steps or plan.steps
+        placed = head.canon is not None or self.step < plan.aligned_from * first_stage
+        personal, own = (None, None) if placed else self.person(head.name)
+        self._set_rates(own)
         self.optimizer.zero_grad(set_to_none=True)
         if own is not None:
-            own.param_groups[0]["lr"] = plan.aligner_rate * fall
             own.zero_grad(set_to_none=True)
-        loss, parts = loss_of(self.fields, personal, head, self.data.clips, plan, batch)
-        if plan.ear:
-            parts["ear"] = plan.ear * self.ear_loss(draw, plan.ear_frames_beside)
-            loss = loss + parts["ear"]
+        teacher = self.teacher if taught else None
+        loss, parts = loss_of(self.fields, personal, head, self.data.clips, plan, batch, teacher)
         torch.autograd.backward(loss)
         self.optimizer.step()
         if own is not None:
@@ -583,6 +580,18 @@ class Run:
         self.step += 1
         return {"loss": loss.detach(), **{name: part.detach() for name, part in parts.items()}}
 
+    def _set_rates(self, own: torch.optim.Optimizer | None) -> None:
+        """Half a cosine for each stage."""
+        plan, taught = self.plan, self.step < self.taught_steps
+        share = self.step / self.taught_steps if taught else (self.step - self.taught_steps) / max(plan.steps, 1)
+        fall = plan.last_rate + (1 - plan.last_rate) * 0.5 * (1 + math.cos(math.pi * share))
+        if not taught and self.taught_steps:
+            fall *= plan.together
+        for group in self.optimizer.param_groups:
+            group["lr"] = group["first"] * fall
+        if own is not None:
+            own.param_groups[0]["lr"] = plan.aligner_rate * fall
+
     # -- what is kept on disk --
 
     def save(self, path: Path) -> None:
@@ -591,7 +600,8 @@ class Run:
             "step": self.step,
             "fields": self.fields.state_dict(),
             "average": self.average,
-            "ears": self.ears.state_dict(),
+            "teacher": None if self.teacher is None else self.teacher.state_dict(),
+            "listened": self.listened,
             "optimizer": self.optimizer.state_dict(),
             "people": {n: {"nets": p.state_dict(), "optimizer": o.state_dict()} for n, (p, o) in self.people.items()},
         }
@@ -611,7 +621,9 @@ class Run:
         self.step = state["step"]
         self.fields.load_state_dict(state["fields"])
         self.average = {name: value.clone() for name, value in state["average"].items()}
-        self.ears.load_state_dict(state["ears"])
+        if self.teacher is not None:
+            self.teacher.load_state_dict(state["teacher"])
+        self.listened = state["listened"]
         self.optimizer.load_state_dict(state["optimizer"])
         for name, kept in state["people"].items():
             personal, own = self.person(name)
@@ -635,23 +647,27 @@ def train(
 ) -> Run:
     """Trains, or goes on after a kill: `work` holds the checkpoint. Stops after step `until`, if that is given.
 
-    `report` hears every 50 steps the mean loss, and its parts, since it last did.
+    `work` also keeps what there was after the first stage (TAUGHT): for other features that is all the same, so that
+    another folder that begins with a copy of it need not do it again. `report` hears every 50 steps the mean loss,
+    and its parts, since it last did.
     """
-    run, checkpoint = Run(data, plan, torch.device(device)), work / "pretrain.pt"
+    run, checkpoint, taught = Run(data, plan, torch.device(device)), work / "pretrain.pt", work / TAUGHT
     if checkpoint.exists():
         run.resume(checkpoint)
-    else:
-        run.listen(report)
-        run.save(checkpoint)
+    elif taught.exists():
+        run.resume(taught)
     saved = time.monotonic()
     sums: dict[str, Tensor] = {}
     counted = 0
-    end = plan.steps if until is None else min(until, plan.steps)
+    end = run.steps if until is None else min(until, run.steps)
     while run.step < end:
+        if run.step == run.taught_steps and not run.listened and run.teacher is not None:
+            run.save(taught)
+            run.listen(report)
         for name, part in run.advance().items():
             sums[name] = sums.get(name, torch.zeros((), device=run.device)) + part
         counted += 1
-        if counted == 50 or run.step == end:
+        if counted == 50 or run.step in (run.taught_steps, end):
             means = {name: float(part) / counted for name, part in sums.items()}
             if not math.isfinite(means["loss"]):
                 raise DataError("pretrain_data", f"The loss is no number at step {run.step}: try another seed.")
@@ -712,11 +728,22 @@ def align(fields: Universal, head: HeadData, clips: Clips, plan: Plan, steps: in
 
 
 @torch.no_grad()
-def judge(fields: Universal, personal: Personal | None, head: HeadData, clips: Clips, most: int = 1500) -> Score:
-    """On the frames after those that `align` may use, `most` at most."""
+def judge(
+    fields: Universal,
+    personal: Personal | None,
+    head: HeadData,
+    clips: Clips,
+    placed: bool = False,
+    most: int = 1500,
+) -> Score:
+    """On the frames after those that `align` may use, `most` at most; `placed`: asked at the points' true places."""
+    at = head.canon if placed and head.canon is not None else head.rest
     count = min(ALIGNMENT_FRAMES, len(head.frames) // 2)
     rows = np.arange(count, min(len(head.frames), count + most))
-    predicted, truth = _moved(fields, personal, head, clips, rows), head.displacement(rows, np.arange(len(head.rest)))
+    predicted, truth = (
+        _moved(fields, personal, head, clips, rows, at),
+        head.displacement(rows, np.arange(len(head.rest))),
+    )
     error = (predicted - truth).norm(dim=-1).mean(0).cpu().numpy() * MM
     static = (truth - truth.mean(0)).norm(dim=-1).mean(0).cpu().numpy() * MM
     upper, lower = head.upper.tolist(), head.lower.tolist()
@@ -727,7 +754,7 @@ def judge(fields: Universal, personal: Personal | None, head: HeadData, clips: C
     share, closures = closed_share(own, true, clip)
     still = head.of_region[REGIONS.index("still")]
     units = clips.action_units[torch.from_numpy(head.frames[rows[:1]])]
-    quiet = _moved(fields, personal, head, clips, rows[:200], units)[:, still]
+    quiet = _moved(fields, personal, head, clips, rows[:200], at, units)[:, still]
     return Score(
         head.name,
         {name: float(error[k].mean()) for name, k in zip(REGIONS, head.of_region, strict=True) if len(k)},
@@ -746,6 +773,7 @@ def _moved(
     head: HeadData,
     clips: Clips,
     rows: Ints,
+    at: Tensor,
     held_units: Tensor | None = None,
 ) -> Tensor:
     """(rows, points, 3), in the order of the head's points."""
@@ -758,7 +786,13 @@ def _moved(
             clips.action_units[torch.from_numpy(frames)] if held_units is None else held_units.expand(len(some), 6)
         )
         moved, inside, _, _ = move(
-            fields, personal, head.rest[face], head.rest[mouth], clips.window(frames), units, EVALUATION_RANK
+            fields,
+            personal,
+            head.rest[face],
+            head.rest[mouth],
+            fields.codes(clips.window(frames)),
+            units,
+            EVALUATION_RANK,
         )
         out[begin : begin + 100, face] = moved
         out[begin : begin + 100, mouth] = inside
@@ -807,12 +841,15 @@ def closed_share(own: Floats, true: Floats, clip: Ints) -> tuple[float, int]:
 
 
 def evaluate(fields: Universal, data: Data, plan: Plan, most_heads: int | None = None) -> dict[str, list[Score]]:
-    """Held-out heads, with the field alone and with aligners fitted to each."""
+    """Held-out heads: with the field alone, with aligners fitted to each, and asked at the true places."""
     judged = data.judged[-most_heads:] if most_heads else data.judged
-    return {
+    results = {
         "alone": [judge(fields, None, head, data.clips) for head in judged],
         "aligned": [judge(fields, align(fields, head, data.clips, plan), head, data.clips) for head in judged],
     }
+    if all(head.canon is not None for head in judged):
+        results["placed"] = [judge(fields, None, head, data.clips, placed=True) for head in judged]
+    return results
 
 
 def summary(scores: Sequence[Score]) -> dict[str, float]:
@@ -879,7 +916,9 @@ def main(argv: list[str] | None = None) -> int:
     begin.add_argument(
         "--work", type=Path, required=True, help="checkpoints and TensorBoard scalars; resumed from here"
     )
-    begin.add_argument("--steps", type=int, default=Plan.steps)
+    begin.add_argument("--steps", type=int, default=Plan.steps, help="of all together (%(default)s)")
+    begin.add_argument("--taught", type=int, default=Plan.taught_steps, help="before, with a teacher (%(default)s)")
+    begin.add_argument("--listening", type=int, default=Plan.listening_steps, help="between them (%(default)s)")
     begin.add_argument("--seed", type=int, default=Plan.seed)
     check = commands.add_parser("evaluate", help="errors on held-out heads and voices")
     check.add_argument("data", type=Path)
@@ -896,7 +935,12 @@ def main(argv: list[str] | None = None) -> int:
             fields = universal_of(load_field(arguments.field)).to(arguments.device)
             plan = Plan()
         else:
-            plan = Plan(steps=arguments.steps, seed=arguments.seed)
+            plan = Plan(
+                steps=arguments.steps,
+                taught_steps=arguments.taught,
+                listening_steps=arguments.listening,
+                seed=arguments.seed,
+            )
             fields = _train_aloud(data, plan, arguments.work, arguments.device, arguments.out)
         results = evaluate(fields, data, plan, arguments.heads)
     except VisavisError as e:
@@ -923,7 +967,8 @@ def _train_aloud(data: Data, plan: Plan, work: Path, device: str, out: Path) -> 
         print("TensorBoard is not installed: no scalars are kept.")
         writer = None
     begun = time.monotonic()
-    with tqdm(total=plan.steps, unit="step", smoothing=0.05) as bar:
+    steps = plan.steps + (plan.taught_steps if data.clips.truth is not None else 0)
+    with tqdm(total=steps, unit="step", smoothing=0.05) as bar:
 
         def report(step: int, parts: Mapping[str, float]) -> None:
             bar.update(step - bar.n)
@@ -937,7 +982,7 @@ def _train_aloud(data: Data, plan: Plan, work: Path, device: str, out: Path) -> 
         writer.close()
     spent = (time.monotonic() - begun) / 60
     source = (
-        f"visavis pretrain: {plan.steps} steps, seed {plan.seed}, {len(data.learnt)} identities, {minutes:.0f} "
+        f"visavis pretrain: {steps} steps, seed {plan.seed}, {len(data.learnt)} identities, {minutes:.0f} "
         "minutes of speech by flite, espeak-ng and festival; recipes/universal"
     )
     save_field(field_of(fields, source), out)

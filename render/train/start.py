@@ -20,6 +20,8 @@ OPEN_FRAMES = 12
 """the widest, for the inner mouth"""
 UNDO = 6
 """fixed-point steps that find where a moved point rests"""
+GLINTS = 200
+"""points of a frame's eyes that may become glints"""
 FLATNESS = 0.35
 """thickness of a Gaussian on a surface, by its other axes"""
 SMALLEST, LARGEST = 2e-4, 8e-3  # metres: the range of the axes of a Gaussian
@@ -38,7 +40,7 @@ class Points:
     def __len__(self) -> int:
         return len(self.xyz)
 
-    def take(self, rows: NDArray[np.integer] | NDArray[np.bool_]) -> "Points":
+    def take(self, rows: NDArray[np.integer] | NDArray[np.bool_] | slice) -> "Points":
         return Points(self.xyz[rows], self.colour[rows], self.normal[rows])
 
 
@@ -107,7 +109,7 @@ class Parts:
     """A head's beginning."""
 
     face: Points
-    hair: Points
+    hair: Points  # and some points on the eyes: glints stay with the light when the eyeballs turn
     eyes: tuple[Points, Points]  # of the eyeball at the smaller x, and the other; gaze straight ahead
     centres: Floats  # (2, 3), of the eyeballs
     mouth: Points
@@ -144,10 +146,11 @@ def from_depth(
         seen = back_projected(data, shot, labels == EYES, 1500, rng)
         eyes.append(seen)
         looks += [shot] * len(seen)
+        hair.append(seen.take(slice(0, GLINTS)))
     for k in np.argsort(-openness)[:OPEN_FRAMES].tolist():
         shot, labels = shots[k], data.labels(shots[k].index)
         mouth.append(at_rest(back_projected(data, shot, labels == MOUTH, 1500, rng), shot, moves_mouth))
-    whole = joined(face)
+    whole, rigid = joined(face), joined(hair)
     balls, centres = _eyeballs(joined(eyes), looks, budget.eyes, rng)
     anchors = centres if len(balls[0]) else np.empty((0, 3), np.float32)
     inside = joined(mouth)
@@ -155,7 +158,7 @@ def from_depth(
         anchors = np.concatenate([anchors, np.median(inside.xyz, 0, keepdims=True)])
     return Parts(
         thinned(whole, budget.face, rng, _detail(whole.xyz, anchors)),
-        thinned(joined(hair), budget.hair, rng),
+        thinned(rigid, budget.hair, rng, _detail(rigid.xyz, centres) if len(balls[0]) else None),
         balls,
         centres,
         thinned(inside, budget.mouth, rng),

@@ -33,6 +33,8 @@ SPREAD = np.array([0.07, 0.07, 0.07, 0.004, 0.004, 0.004], np.float32)
 """what the pose drivers usually come to (radians, metres): coefficients are learned by these"""
 NODES = 40
 RIDGE = 2e-3
+LEAST_ROWS = 8
+"""of a picture with neck or cloth, to speak of a torso"""
 PRIOR = 1e-3
 """of the latents"""
 NAMES = "xyz", "sh", "scale", "rotation", "opacity"
@@ -69,7 +71,7 @@ def view(data: Dataset, shots: Sequence[Shot]) -> Views | None:
         behind = data.torso(shot.index)
         seen = np.isin(data.labels(shot.index), (CLOTH, NECK))
         rows |= (seen if behind is None else behind[..., 3] > 0).any(1)
-    if rows.sum() < ALIGN[1]:
+    if rows.sum() < LEAST_ROWS:
         return None
     top = max(int(np.flatnonzero(rows)[0]) - 4, 0)
     height = min(-(-(data.height - top) // ALIGN[1]) * ALIGN[1], data.height)

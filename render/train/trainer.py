@@ -26,7 +26,7 @@ from render.train.start import SH_C0
 Floats = NDArray[np.float32]
 
 ALIGNED = 0.08
-"""share of the training after which the aligner joins"""
+"""share of the training after which the aligners learn, too"""
 MOUTH_JOINS = 0.12
 FUSE = 0.65
 """from here on lower rates, and the losses that look at scales and edges"""
@@ -61,9 +61,13 @@ COVERAGE = 0.1
 NORMALS, DEPTH = 0.02, 0.02
 DEPTH_M = 0.003
 """depth errors much larger than that count no more"""
+SQUARES = 4.0
+"""of the mean square in the last stage: where the voice does not tell, the middle"""
 QUIET = 1e-3
 """weight of turning and swelling, which the pictures do not ask for"""
-UNSEEN_PX = 0.2
+FAINT = -5.5
+"""raw opacity under which nothing is drawn"""
+UNSEEN_PX = 0.1
 """a Gaussian whose weights in no frame sum up to so many pixels is not seen"""
 
 
@@ -121,7 +125,7 @@ class Trainer:
         joined = share >= MOUTH_JOINS
         alone = not joined or rng.random() < PAINTED
         geometry = share < GEOMETRY and rng.random() < SHAPED and self.data.depth(shot.index) is not None
-        posed = self.posed(shot, share, witnesses=None if self.marks is None else self.marks.rest)
+        posed = self.posed(shot, witnesses=None if self.marks is None else self.marks.rest)
         splats = self.head.without_mouth(posed) if alone else posed.splats
         drawn = self.painter.draw(f.box.camera(self.data, shot.pose), splats, geometry=geometry)
         colour = rng.random((3, 1, 1)).astype(np.float32)
@@ -145,13 +149,14 @@ class Trainer:
         if share > FUSE:
             parts["scales"] = 0.15 * scales(made, true, w, levels=2)
             parts["sharpness"] = 0.3 * sharpness(made, true, w)
+            parts["squares"] = SQUARES * (w * (made - true).square().sum(0)).sum() / (3 * w.sum())
         if geometry:
             parts |= self._geometry(k, shot, drawn)
         parts["quiet"] = QUIET * (posed.face.rotation.abs().mean() + posed.face.scale.abs().mean())
         if self.rehearsal is not None and rng.random() < REHEARSED:
-            parts["rehearsal"] = 1 / REHEARSED * self.rehearsal.loss(self.head.motion, *self._places(share))
+            parts["rehearsal"] = 1 / REHEARSED * self.rehearsal.loss(self.head.motion, *self._places())
         if self.marks is not None and posed.witnesses is not None:
-            parts["marks"] = self.marks.loss(self.data, shot, posed.witnesses)
+            parts["marks"] = self.marks.loss(self.data, [shot], posed.witnesses[None])
         loss = torch.stack(list(parts.values())).sum()
         loss.backward()  # type: ignore[no-untyped-call]
         if self.painter.screen is not None:
@@ -160,21 +165,19 @@ class Trainer:
         self._learn(share)
         return {name: float(v.detach()) for name, v in parts.items()} | {"loss": float(loss.detach())}
 
-    def posed(
-        self, shot: Shot, share: float = 1.0, window: Tensor | None = None, witnesses: Tensor | None = None
-    ) -> Posed:
+    def posed(self, shot: Shot, window: Tensor | None = None, witnesses: Tensor | None = None) -> Posed:
         window = self.clip.windows[shot.index] if window is None else window
         units = self.clip.action_units[shot.index]
-        return self.head.pose(window, units, shot.gaze, aligned=share >= ALIGNED, witnesses=witnesses)
+        return self.head.pose(window, units, shot.gaze, witnesses)
 
     @torch.no_grad()
-    def _places(self, share: float) -> tuple[Tensor, Tensor]:
+    def _places(self) -> tuple[Tensor, Tensor]:
         """Where face and mouth points lie in the universal field."""
         xyz, net = self.head.tensors["xyz"], self.head.motion
         out = []
         for part, aligner in ((FACE, net.face_aligner), (MOUTH, net.mouth_aligner)):
             at = xyz[self.head.span(part)]
-            out.append(at + fast_align(aligner, at).offset if share >= ALIGNED and len(at) else at)
+            out.append(at + fast_align(aligner, at).offset if len(at) else at)
         return out[0], out[1]
 
     def _geometry(self, k: int, shot: Shot, drawn: Picture) -> dict[str, Tensor]:
@@ -230,7 +233,7 @@ class Trainer:
         for shot in shots:
             with torch.no_grad():
                 splats = self.posed(shot).splats
-            splats.sh = splats.sh.detach().clone().requires_grad_()
+            splats.sh = torch.zeros_like(splats.sh).requires_grad_()  # grey: what is black has no gradient
             drawn = self.painter.draw(self.footage.box.camera(self.data, shot.pose), splats)
             (gradient,) = torch.autograd.grad(drawn.colour[0].sum(), splats.sh)
             most = torch.maximum(most, gradient[:, 0, 0].abs().cpu() / SH_C0)
@@ -239,9 +242,11 @@ class Trainer:
     def refine(self, fresh: bool) -> int:
         """Drop what is not seen; if `fresh`, split those at which the loss pulls most instead. Returns how many."""
         shots = self.footage.shots
-        spread = [shots[k] for k in np.unique(np.linspace(0, len(shots) - 1, 16).astype(int))]
+        spread = [shots[k] for k in np.unique(np.linspace(0, len(shots) - 1, 16 if fresh else 60).astype(int))]
         wide = [shots[k] for k in np.argsort(-self.footage.openness)[:8]]
-        seen = (self.weights(spread + wide) >= UNSEEN_PX) & (self.head.tensors["opacity"].cpu() > -4)
+        looks = np.array([s.gaze for s in shots])
+        aside = [shots[k] for k in {int(f(looks[:, i])) for f in (np.argmin, np.argmax) for i in (0, 1)}]
+        seen = (self.weights(spread + wide + aside) >= UNSEEN_PX) & (self.head.tensors["opacity"].cpu() > FAINT)
         part = self.head.part_of()
         rows, counts = [], []
         halved: list[Tensor] = []
