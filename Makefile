@@ -1,7 +1,8 @@
-# make run · make test · make bench: each sets up everything it needs. The work is in scripts/.
+# make run · make test · make bench[-people|-render|-train|-speech]: each sets up everything it needs.
+# The work is in scripts/ and benchmarks/.
 ARGS ?=
 
-.PHONY: run test check bench clean
+.PHONY: run test check bench bench-people bench-render bench-train bench-speech clean
 
 run: .venv/.ready-run
 	@exec .venv/bin/python -m server serve $(ARGS)
@@ -14,6 +15,9 @@ check: .venv/.ready-test
 
 bench: .venv/.ready-test
 	@.venv/bin/python -m benchmarks $(ARGS)
+
+bench-people bench-render bench-train bench-speech: bench-%: .venv/.ready-test
+	@.venv/bin/python -m benchmarks.$* $(ARGS)
 
 .venv/.ready-run: pyproject.toml scripts/environment.sh
 	@scripts/environment.sh run
