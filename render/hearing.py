@@ -6,18 +6,21 @@ that was cut, or came late, is encoded anew from where it changed and is then wh
 
 from collections import deque
 from collections.abc import Callable
+from copy import copy
 from dataclasses import dataclass
 from functools import cache
-from typing import Protocol, Self
+from pathlib import Path
+from typing import Any, Protocol, Self
 
 import numpy as np
 from numpy.lib.stride_tricks import sliding_window_view
 from numpy.typing import NDArray
 
 from render.avatar import Avatar, AvatarError
-from render.features import FeatureError, MelEncoder
+from render.features import MelEncoder
 from render.motion.tables import WINDOW, WINDOW_BEFORE
 from render.score import Score
+from server.core.errors import VisavisError
 from server.core.media import FRAME_SAMPLES
 
 Floats = NDArray[np.float32]
@@ -54,22 +57,56 @@ class Listener:
 
     def rest(self, codes: Codes) -> Floats:
         """(2, CODE): the code of a silence that has lasted."""
-        return np.asarray(codes(self.stream().push(np.zeros(FRAME_SAMPLES // FACTOR, np.float32))[:1])[0], np.float32)
+        stream, features = self.stream(), np.zeros(0, np.float32)
+        while not len(features):
+            features = stream.push(np.zeros(FRAME_SAMPLES // FACTOR, np.float32))
+        return np.asarray(codes(features[:1])[0], np.float32)
 
 
-def listener(avatar: Avatar) -> Listener:
-    """Raises AvatarError where the avatar does not bring what it listens with."""
-    if avatar.audio.name != "mel":
-        raise AvatarError(
-            "avatar_audio",
-            f"{avatar.title} listens to {avatar.audio.name}, for which there are no weights here. "
-            "Train the person again with visavis, or give the encoder's weights.",
-        )
+BROUGHT = {"ave": "audio_visual_encoder.pth", "hubert": "hubert"}
+"""extractors whose weights a user brings, and what they are called in the folder that holds them"""
+
+
+def listener(avatar: Avatar, brought: Path | None = None) -> Listener:
+    """brought: the folder with other extractors' weights. Raises AvatarError where what the avatar listens with is
+    not there."""
+    name = avatar.audio.name
     try:
-        encoder = MelEncoder.of_tensors(avatar.encoder)
-    except FeatureError as error:
+        if name == "mel":
+            return Listener(MelEncoder.of_tensors(avatar.encoder).stream)
+        if brought is not None and name in BROUGHT and (brought / BROUGHT[name]).exists():
+            # Late: they take torch.
+            from render.extractors import AveEncoder, HubertEncoder
+
+            path = brought / BROUGHT[name]
+            other = AveEncoder.of_file(path) if name == "ave" else HubertEncoder.of_folder(path)
+            return Listener(lambda: _Forking(other.stream()))
+    except ModuleNotFoundError as error:
+        what = f"{avatar.title} listens to {name}, which needs {error.name}"
+        raise AvatarError("avatar_audio", f"{what}. pip install 'visavis[train]' brings it.") from error
+    except VisavisError as error:
         raise AvatarError("avatar_audio", f"{avatar.title}: {error.message}") from error
-    return Listener(encoder.stream)
+    remedy = "That extractor is not here: train the person again with visavis."
+    if name in BROUGHT:
+        remedy = f"Put its weights, {BROUGHT[name]}, into a folder and name that as render.extractors."
+    raise AvatarError("avatar_audio", f"{avatar.title} listens to {name}, for which there are no weights. {remedy}")
+
+
+class _Forking:
+    """Another's stream that can be copied: it replaces its arrays and never writes to them."""
+
+    def __init__(self, stream: Any) -> None:
+        self._stream = stream
+
+    def push(self, pcm16k: Floats) -> Floats:
+        return np.asarray(self._stream.push(pcm16k), np.float32)
+
+    def fork(self) -> "_Forking":
+        twin = copy(self._stream)
+        for name, value in vars(twin).items():
+            if hasattr(value, "push"):
+                setattr(twin, name, copy(value))
+        return _Forking(twin)
 
 
 @cache

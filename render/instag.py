@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from render.avatar import AvatarError
 from render.expression import Bearing
-from render.hearing import Hearing, listener
+from render.hearing import Hearing
 from render.motion.tables import CODE, WINDOW
 from render.person import Canvas, Expression, Person
 from render.raster.gaussians import Bytes
@@ -30,14 +30,14 @@ STEPS = (1.0, 0.75, 0.5)  # of the full size, when the machine is too slow for i
 BLACK, WHITE, GREY = 16, 235, 128  # of BT.601 limited range
 
 
-def people(folders: Mapping[str, Path]) -> tuple[dict[str, Person], list[str]]:
+def people(folders: Mapping[str, Path], extractors: Path | None = None) -> tuple[dict[str, Person], list[str]]:
     """Everyone who can be loaded, by name, kernels warm; and a sentence for each who cannot."""
     found: dict[str, Person] = {}
     notes = []
     for name, path in folders.items():
         try:
-            person = Person.load(path)
-            listener(person.avatar)
+            person = Person.load(path, extractors)
+            _ = person.rest_code  # or the first call would find out that its ears are missing
             person.warm()
             found[person.avatar.name] = person
         except AvatarError as error:
@@ -77,8 +77,7 @@ class InstagPainter:
         self._score = score
         self._alpha = alpha
         self._background = np.zeros((2, 2, 3), np.uint8) if alpha else background
-        ear = listener(person.avatar)
-        self._hearing = Hearing(score, ear.stream, person.baked.codes, ear.rest(person.baked.codes))
+        self._hearing = Hearing(score, person.listener.stream, person.baked.codes, person.rest_code)
         self._bearing = Bearing(person, seed)
         widest = min(side or person.avatar.width, person.avatar.width)
         self.sides = tuple(dict.fromkeys(max(16 * round(widest * step / 16), 16) for step in STEPS))

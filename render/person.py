@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from render import avatar as folder
 from render.avatar import Avatar, AvatarError, Eyeballs
+from render.hearing import Listener, listener
 from render.motion.bake import bake
 from render.motion.baked import CHANNELS, Baked, Deformation
 from render.motion.gaze import turn_matrices
@@ -54,12 +55,13 @@ class Expression:
 class Person:
     """Read-only once it is made; shared by every call that shows it."""
 
-    def __init__(self, avatar: Avatar) -> None:
+    def __init__(self, avatar: Avatar, extractors: Path | None = None) -> None:
         """Packs some 20 000 Gaussians in 50 ms; motion that was not baked is baked here, without points held still.
 
-        Raises ValueError for baked motion that does not fit its nets.
+        extractors: as `hearing.listener` takes it. Raises ValueError for baked motion that does not fit its nets.
         """
         self.avatar = avatar
+        self._extractors = extractors
         if avatar.baked:
             baked = Baked.of_arrays(avatar.baked, avatar.audio)
         else:
@@ -94,11 +96,11 @@ class Person:
         self.fully_shown = avatar.width, avatar.height
 
     @classmethod
-    def load(cls, path: Path) -> "Person":
+    def load(cls, path: Path, extractors: Path | None = None) -> "Person":
         """From an avatar's folder. Raises AvatarError with a sentence for people."""
         avatar = folder.load(path)
         try:
-            return cls(avatar)
+            return cls(avatar, extractors)
         except ValueError as error:
             raise AvatarError("avatar_shape", f"{path.name}: {error}. Bake the motion again.") from error
 
@@ -110,6 +112,16 @@ class Person:
         nothing = np.zeros((WINDOW, 2, CODE), np.float32)
         resting = Expression(self.rest_pose, np.zeros(6, np.float32))
         canvas.i420(nothing, resting, alpha=np.zeros((canvas.height, canvas.width), np.uint8))
+
+    @cached_property
+    def listener(self) -> Listener:
+        """What the person hears a voice with. Raises AvatarError where it is not there."""
+        return listener(self.avatar, self._extractors)
+
+    @cached_property
+    def rest_code(self) -> Floats:
+        """(2, CODE): of a silence that has lasted."""
+        return self.listener.rest(self.baked.codes)
 
     @cached_property
     def rest_pose(self) -> Doubles:

@@ -52,6 +52,10 @@ class InstagSettings(_Settings, frozen=True, kw_only=True, tag_field="type", tag
     side: int = 512
     """width of the picture in pixels, at most the avatar's own; it shrinks by itself on a machine that is too slow"""
 
+    extractors: str = ""
+    """folder with weights of others' audio features that you brought, for imported avatars: AVE's
+    audio_visual_encoder.pth, a HuBERT model in hubert/"""
+
     def __post_init__(self) -> None:
         super().__post_init__()
         if not 128 <= self.side <= 1024 or self.side % 16:
@@ -60,6 +64,7 @@ class InstagSettings(_Settings, frozen=True, kw_only=True, tag_field="type", tag
     def load(self) -> AbstractAsyncContextManager["RemoteEngine"]:
         more = [part for path in self.avatars for part in ("--avatars", path)]
         more += ["--side", str(self.side)] + (["--background", self.background] if self.background else [])
+        more += ["--extractors", self.extractors] if self.extractors else []
         return _load("instag", self.bitrate, self.lead_ms, more, COMPILED_S)
 
 

@@ -342,10 +342,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument(
         "--seed", type=int, default=1, help="of blinks and idle motion; the same film for the same one"
     )
+    parser.add_argument("--extractors", type=Path, help="folder with AVE's or HuBERT's weights, for imported avatars")
     options = parser.parse_args(argv)
     try:
         _check(options)
-        person = Person.load(find(options.avatar))
+        person = Person.load(find(options.avatar), options.extractors)
+        _ = person.rest_code  # it can hear
         if options.size is not None and options.size > person.avatar.width:
             raise SynthesisError(
                 "synthesis_out",

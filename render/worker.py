@@ -82,6 +82,8 @@ class Look:
     """as `person.backdrop` takes it"""
     side: int | None
     """width of the largest picture"""
+    extractors: Path | None
+    """where the weights of others' audio features are"""
 
 
 def stills(look: Look) -> Gallery:
@@ -106,7 +108,7 @@ def instags(look: Look) -> Gallery:
     from render.person import Person, backdrop
 
     background = backdrop(look.background)
-    people, notes = instag.people(instag.folders([instag.AVATARS, *look.avatars]))
+    people, notes = instag.people(instag.folders([instag.AVATARS, *look.avatars]), look.extractors)
     if not people:
         why = " ".join(notes) or f"there are none in {', '.join(map(str, [instag.AVATARS, *look.avatars]))}"
         raise FileNotFoundError(f"no avatar can be shown: {why}")
@@ -288,11 +290,12 @@ def main() -> None:
     parser.add_argument("--avatars", type=Path, action="append", default=[])
     parser.add_argument("--background", default="")
     parser.add_argument("--side", type=int)
+    parser.add_argument("--extractors", type=Path)
     options = parser.parse_args()
     cv2.setNumThreads(1)
     end: WorkerEnd[Request] = WorkerEnd(Request)
     try:
-        gallery = KINDS[options.kind](Look(options.avatars, options.background, options.side))
+        gallery = KINDS[options.kind](Look(options.avatars, options.background, options.side, options.extractors))
     except ModuleNotFoundError as error:
         end.send(0, Refused(f"{error.name} is not installed; pip install 'visavis[instag]' brings it"))
         return

@@ -1,8 +1,12 @@
 """A call's voice as codes: whatever way it comes, it is what the whole clip would have given."""
 
+import dataclasses
+from pathlib import Path
+
 import numpy as np
 import pytest
 
+from render.avatar import AudioFeature, AvatarError
 from render.features import MelEncoder
 from render.hearing import MARGIN, Hearing, listener, thirds
 from render.motion.bake import bake
@@ -121,3 +125,45 @@ def test_every_third_sample_and_no_delay() -> None:
         assert len(out) == 1600
         assert np.abs(out - wanted).max() < 0.003
     assert not thirds(np.zeros(300 + 2 * MARGIN, np.int16)).any()
+
+
+def test_an_imported_person_needs_the_ears_that_it_was_trained_with(tmp_path: Path) -> None:
+    avatar = dataclasses.replace(procedural.person(), audio=AudioFeature(name="ave", width=512))
+    with pytest.raises(AvatarError, match=r"listens to ave.*audio_visual_encoder.pth"):
+        listener(avatar)
+    with pytest.raises(AvatarError, match=r"render.extractors"):
+        listener(avatar, tmp_path)
+    other = dataclasses.replace(avatar, audio=AudioFeature(name="esperanto", width=44))
+    with pytest.raises(AvatarError, match="train the person again"):
+        listener(other, tmp_path)
+
+
+def test_ears_that_look_far_ahead_are_given_what_is_known(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """AVE hears a quarter of a second ahead, in rows that a frame does not divide."""
+    pytest.importorskip("torch", reason="AVE takes torch")
+    from render import extractors
+
+    def encode(self: extractors.AveEncoder, crops: list[np.ndarray]) -> np.ndarray:
+        found = [np.resize(crop.mean(1), 512) for crop in crops]
+        return np.stack(found).astype(np.float32) if found else np.zeros((0, 512), np.float32)
+
+    monkeypatch.setattr(extractors.AveEncoder, "_encode", encode)
+    monkeypatch.setattr(extractors.AveEncoder, "of_file", classmethod(lambda cls, path: cls(None)))
+    (tmp_path / "audio_visual_encoder.pth").touch()
+    avatar = dataclasses.replace(procedural.person(), audio=AudioFeature(name="ave", width=512))
+    ear = listener(avatar, tmp_path)
+
+    def codes(features: np.ndarray) -> np.ndarray:
+        return np.stack([features[:, :32, 0], features[:, 32:64, 0]], 1)
+
+    pcm = voice(1.6)
+    score = Score()
+    heard = Hearing(score, ear.stream, codes, ear.rest(codes))
+    for index in range(4):
+        heard.window(index)
+    score.push(0, 1, pcm)
+    whole = np.zeros(len(pcm) + 2 * MARGIN, np.int16)
+    whole[MARGIN : MARGIN + len(pcm)] = pcm
+    offline = codes(extractors.AveEncoder(None).clip(thirds(whole)))
+    for index in range(8, 25):
+        assert np.allclose(heard.window(index), offline[index - 4 : index + 4], atol=1e-5)
