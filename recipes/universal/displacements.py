@@ -155,9 +155,9 @@ def hear(folder: Path, encoder: Path | None) -> None:
         starts, pcm, names = truth["starts"], truth["pcm"], [str(n) for n in truth["names"]]
         controls, voices, held_out = truth["controls"], truth["voices"], truth["held_out"]
     curves = dict(zip(names, controls.T, strict=True))
+    said = np.stack([curves[name] for name in speech.speech_controls()], 1)
     if encoder is None:
-        mix = np.random.default_rng(5).normal(0, 1, (len(speech.speech_controls()), WIDTH)).astype(np.float32)
-        said = np.stack([curves[name] for name in speech.speech_controls()], 1)
+        mix = np.random.default_rng(5).normal(0, 1, (said.shape[1], WIDTH)).astype(np.float32)
         features = np.tanh(said @ mix)
         heard_by = "the true controls"
     else:
@@ -171,6 +171,7 @@ def hear(folder: Path, encoder: Path | None) -> None:
     np.savez(
         folder / "clips.npz",
         features=features.astype(np.float16),
+        truth=said,
         action_units=generator.action_units(curves),
         starts=starts,
         voices=voices,
@@ -230,7 +231,12 @@ def write_head(
     anchors = _anchors(cloud, draw)
     columns = (anchors[:, None] * 3 + np.arange(3)).ravel()
     some_points = generator.Cloud(
-        person, cloud.rest[anchors], cloud.region[anchors], cloud.vertices[anchors], cloud.lash[anchors]
+        person,
+        cloud.rest[anchors],
+        cloud.region[anchors],
+        cloud.vertices[anchors],
+        cloud.canon[anchors],
+        cloud.lash[anchors],
     )
     seen = some_points.displacement(curves).reshape(len(frames), -1)
     coefficients = np.linalg.lstsq(basis[:, columns].T, seen.T, rcond=None)[0].T
@@ -241,6 +247,7 @@ def write_head(
         name=np.array(identity.name),
         held_out=np.array(held_out),
         rest=cloud.rest,
+        canon=cloud.canon,
         region=cloud.region,
         frames=frames.astype(np.int32),
         basis=(basis / scale).astype(np.float16).reshape(len(basis), -1, 3),

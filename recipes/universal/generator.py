@@ -147,6 +147,16 @@ def _pairs() -> tuple[tuple[str, str, float], ...]:
     return tuple(out)
 
 
+@cache
+def mean_identity(count: int = 64) -> Identity:
+    """The mean of many random faces, which the universal field is laid out on: no face of its own."""
+    targets: dict[str, float] = {}
+    for seed in range(count):
+        for target, weight in random_identity(1_000_000 + seed).targets.items():
+            targets[target] = targets.get(target, 0.0) + weight / count
+    return Identity("mean", "female", targets)
+
+
 def random_identity(seed: int) -> Identity:
     """A plausible face: sex, a mix of three ancestries, a shape of the head, two thirds of all details, mildly."""
     draw = np.random.default_rng([20261123, seed])
@@ -402,6 +412,7 @@ class Cloud:
     rest: Floats  # (n, 3) metres
     region: NDArray[np.uint8]  # (n,) into REGIONS
     vertices: Ints  # (n,) of whatever part the point belongs to; -1 for still points off the skin
+    canon: Floats  # (n, 3) where the same point of the mean face is, metres
     lash: NDArray[np.bool_]  # (n,) vertices of the base mesh instead
 
     def displacement(self, controls: Controls) -> Floats:
@@ -456,7 +467,7 @@ def cloud(person: Head, seed: int) -> Cloud:
     rest, region = person.rest, regions(person)
     area = _areas(rest, base.faces)
     seen = (rest[:, 1] > -2.2) & (np.abs(rest[:, 0]) < 1.2) & (rest[:, 2] > -1.4)
-    parts: list[tuple[Doubles, int, Ints, bool]] = []
+    parts: list[tuple[Doubles, Doubles, int, Ints]] = []
     own = person.landmarks
     vertices, kinds = [own], [region[own]]
     for name, count in FACE_POINTS.items():
@@ -473,28 +484,36 @@ def cloud(person: Head, seed: int) -> Cloud:
     lash = draw.choice(np.arange(LASHES.start, LASHES.stop), LASH_POINTS, replace=False)
     hair = _hair(person, region, draw)
     upper, lower, tongue = person.mouth_shapes
-    fixed = upper[draw.choice(len(upper), MOUTH_POINTS["fixed"], replace=False)]
-    teeth = lower[draw.choice(len(lower), MOUTH_POINTS["teeth"], replace=False)]
+    fixed = draw.choice(len(upper), MOUTH_POINTS["fixed"], replace=False)
+    teeth = draw.choice(len(lower), MOUTH_POINTS["teeth"], replace=False)
     on_tongue = draw.choice(len(tongue), min(MOUTH_POINTS["tongue"], len(tongue)), replace=False)
     among = np.flatnonzero((region == REGIONS.index("cavity")) & (rest[:, 2] > -0.6))
     cavity = draw.choice(among, min(MOUTH_POINTS["cavity"], len(among)), replace=False)
-    none = np.array([], np.int64)
-    for points, name, ids, is_lash in (
-        (person.generated.V0[lash], "lids", lash, True),
-        (hair, "still", none, False),
-        (fixed, "fixed", none, False),
-        (teeth, "teeth", none, False),
-        (tongue[on_tongue], "tongue", on_tongue, False),
-        (rest[cavity], "cavity", cavity, False),
+    mean = _mean_head()
+    shapes = mean.mouth_shapes
+    for points, canon, name, ids in (
+        (person.generated.V0[lash], mean.generated.V0[lash], "lids", lash),
+        (hair, hair, "still", np.full(len(hair), -1)),
+        (upper[fixed], shapes[0][fixed], "fixed", fixed),
+        (lower[teeth], shapes[1][teeth], "teeth", teeth),
+        (tongue[on_tongue], shapes[2][on_tongue], "tongue", on_tongue),
+        (rest[cavity], mean.rest[cavity], "cavity", cavity),
     ):
-        parts.append((points, REGIONS.index(name), ids if len(ids) else np.full(len(points), -1), is_lash))
+        parts.append((points, canon, REGIONS.index(name), ids))
+    count = [len(points) for points, _, _, _ in parts]
     return Cloud(
         head=person,
-        rest=np.concatenate([rest[skin], *(p for p, _, _, _ in parts)]).astype(np.float32) * np.float32(METRES),
-        region=np.concatenate([kinds_all, *(np.full(len(p), k, np.uint8) for p, k, _, _ in parts)]),
-        vertices=np.concatenate([skin, *(ids for _, _, ids, _ in parts)]),
-        lash=np.concatenate([np.zeros(len(skin), bool), *(np.full(len(p), lash) for p, _, _, lash in parts)]),
+        rest=np.concatenate([rest[skin], *(p[0] for p in parts)]).astype(np.float32) * np.float32(METRES),
+        region=np.concatenate([kinds_all, *(np.full(n, p[2], np.uint8) for n, p in zip(count, parts, strict=True))]),
+        vertices=np.concatenate([skin, *(p[3] for p in parts)]),
+        canon=np.concatenate([mean.rest[skin], *(p[1] for p in parts)]).astype(np.float32) * np.float32(METRES),
+        lash=np.concatenate([np.zeros(len(skin), bool), np.ones(count[0], bool), np.zeros(sum(count[1:]), bool)]),
     )
+
+
+@cache
+def _mean_head() -> Head:
+    return Head(mean_identity())
 
 
 def _areas(rest: Doubles, faces: Ints) -> Doubles:

@@ -788,8 +788,8 @@ def _moved(
         moved, inside, _, _ = move(
             fields,
             personal,
-            head.rest[face],
-            head.rest[mouth],
+            at[face],
+            at[mouth],
             fields.codes(clips.window(frames)),
             units,
             EVALUATION_RANK,
