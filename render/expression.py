@@ -26,6 +26,7 @@ GAZE = 0.055  # radians for a pixel of the idle motion: an iris lies 12 mm befor
 CONTACT = 0.85  # of the angle to the camera is made up by the eyes
 FARTHEST = math.radians(14)  # that an eyeball turns
 LIDS_FOLLOW = 2.0  # AU45 for each radian that the gaze goes down
+FACING = 0.6  # of what a person's rest pose looks past the camera is made up
 SWAY_HZ = (0.043, 0.071, 0.127)
 BLINK = 1.8  # AU45 of closed lids where the person's own data has no blink
 AU01, AU04, AU05, AU06, AU07, AU45 = range(len(ACTION_UNITS))
@@ -36,7 +37,7 @@ class Bearing:
 
     def __init__(self, person: Person, seed: int) -> None:
         self._idle = Idle(seed)
-        self._rest = person.rest_pose
+        self._rest = facing(person.rest_pose)
         self._sees = person.avatar.eyeballs is not None
         rng = random.Random(seed ^ 0x5EED)
         self._sways = [Drift(rng, SWAY_HZ) for _ in range(2)]
@@ -106,6 +107,14 @@ class Bearing:
         lids = float(low[AU45]) - (LIDS_FOLLOW * min(gaze[1], 0.0) if self._sees else 0.0)
         out[AU45] = lids + motion.lids * (self._closed - lids)
         return np.clip(out, 0, 5)
+
+
+def facing(pose: Doubles) -> Doubles:
+    """The pose (4, 4), turned more towards the camera: people were filmed as they happened to sit."""
+    front = np.diag([1.0, -1.0, -1.0])
+    out = pose.copy()
+    out[:3, :3] = _rotation((1 - FACING) * rotation_vector(pose[:3, :3] @ front)) @ front
+    return out
 
 
 def _rotation(turn: Doubles) -> Doubles:
