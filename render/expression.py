@@ -101,7 +101,7 @@ class Bearing:
         out[AU01] = middle[AU01] + raised * (high[AU01] - middle[AU01])
         out[AU04] = low[AU04] + (1 - raised) * 0.5 * (middle[AU04] - low[AU04])
         out[AU05] = low[AU05] + raised * (high[AU05] - low[AU05])
-        smile = min(max(0.5 + 1.8 * (motion.smile - 0.16), 0.0), 1.0)
+        smile = min(max(0.65 + 1.8 * (motion.smile - 0.16), 0.0), 1.0)
         out[AU06] = low[AU06] + smile * (high[AU06] - low[AU06])
         out[AU07] = low[AU07] + smile * (high[AU07] - low[AU07])
         lids = float(low[AU45]) - (LIDS_FOLLOW * min(gaze[1], 0.0) if self._sees else 0.0)
