@@ -1,6 +1,9 @@
 """The InsTaG face in a call: its painter, the real worker process, a smaller picture where the machine is slow."""
 
 import functools
+import json
+import subprocess
+import sys
 from collections.abc import AsyncIterator
 from itertools import pairwise
 from pathlib import Path
@@ -176,6 +179,24 @@ def test_a_slow_machine_shows_a_smaller_picture_before_it_leaves_frames_out(pers
     assert keys == [0, *changes]  # one key frame each
     assert changes[0] <= 30
     assert [f.reduced for f in frames] == [size < large for size in sizes]
+
+
+LOADED = """
+import json, sys
+from pathlib import Path
+from render import worker
+worker.instags(worker.Look([Path(sys.argv[1])], "", None, None))
+print(json.dumps([m for m in ("torch", "render.raster.backward", "scipy.optimize") if m in sys.modules]))
+"""
+
+
+def test_a_worker_holds_nothing_of_training(tmp_path: Path) -> None:
+    save(procedural.person("anna"), tmp_path / "anna")
+    done = subprocess.run(
+        [sys.executable, "-c", LOADED, str(tmp_path)], capture_output=True, text=True, check=False, timeout=110
+    )
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout) == []
 
 
 # ---- the worker process ------------------------------------------------------------------------------
