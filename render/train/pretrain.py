@@ -335,7 +335,13 @@ class Plan:
     """in each of those"""
     listening_rate: float = 3e-3
     together: float = 0.4
-    """the rates of all together start at this share of the rates"""
+    """the rates of all together, but for those of the audio nets, start at this share of the rates"""
+    together_runs: int = 30
+    """of frames in a step of all together: many, for the sake of the audio nets"""
+    together_points: float = 0.2
+    """of the points in a step, as many in those"""
+    together_closing: float = 7.0
+    """in place of `closing`: speech hints at closed lips, and the mean of what it may mean leaves them ajar"""
     seed: int = 0
     runs: int = 6
     """of consecutive frames in a step"""
@@ -363,8 +369,23 @@ class Plan:
     """of the moving average of the fields"""
 
 
+LATER = {
+    "steps",
+    "listening_steps",
+    "listening_frames",
+    "listening_rate",
+    "together",
+    "together_runs",
+    "together_points",
+    "together_closing",
+}
+"""what matters after the first stage only"""
+
+
 @dataclass
 class _Batch:
+    runs: int
+    closing: float
     face: Ints
     mouth: Ints
     rows: Ints  # of the head's frames
@@ -376,23 +397,31 @@ class _Batch:
     rank: int
 
 
-def _batch(head: HeadData, clips: Clips, plan: Plan, draw: np.random.Generator, device: torch.device) -> _Batch:
+def _batch(
+    head: HeadData, clips: Clips, plan: Plan, draw: np.random.Generator, device: torch.device, taught: bool = True
+) -> _Batch:
+    runs = plan.runs if taught else plan.together_runs
+    share = 1.0 if taught else plan.together_points
     chosen: list[Ints] = []
     weights: list[Floats] = []
     for k, name in enumerate(REGIONS):
         among = head.of_region[k]
-        count = min(SHARES[name], len(among))
+        count = min(math.ceil(share * SHARES[name]), len(among))
         chosen.append(draw.choice(among, count, replace=False) if count else among)
         weights.append(np.full(count, WEIGHTS[name] / max(count, 1), np.float32))
     pairs = np.concatenate([head.upper, head.lower])
     face = np.concatenate([pairs, *chosen[:FACE_REGIONS]])
-    face_weights = np.concatenate([np.full(len(pairs), WEIGHTS["lips"] / SHARES["lips"]), *weights[:FACE_REGIONS]])
+    face_weights = np.concatenate(
+        [np.full(len(pairs), WEIGHTS["lips"] / (share * SHARES["lips"])), *weights[:FACE_REGIONS]]
+    )
     quiet = np.flatnonzero(np.isin(head.region[face], [REGIONS.index(name) for name in QUIET_REGIONS]))
     count = len(head.upper)
     return _Batch(
+        runs,
+        plan.closing if taught else plan.together_closing,
         face,
         np.concatenate(chosen[FACE_REGIONS:]),
-        _runs(head, clips, plan, draw),
+        _runs(head, clips, runs, plan.run_frames, draw),
         torch.from_numpy(face_weights.astype(np.float32)).to(device),
         torch.from_numpy(np.concatenate(weights[FACE_REGIONS:])).to(device),
         quiet,
@@ -402,16 +431,15 @@ def _batch(head: HeadData, clips: Clips, plan: Plan, draw: np.random.Generator, 
     )
 
 
-def _runs(head: HeadData, clips: Clips, plan: Plan, draw: np.random.Generator) -> Ints:
-    """Rows of `plan.runs` stretches of consecutive frames; a blink in one of four."""
-    length = plan.run_frames
+def _runs(head: HeadData, clips: Clips, runs: int, length: int, draw: np.random.Generator) -> Ints:
+    """Rows of `runs` stretches of `length` consecutive frames; a blink in one of four."""
     span = head.frames[length - 1 :] - head.frames[: len(head.frames) - length + 1]
     same = clips.clip[head.frames[length - 1 :]] == clips.clip[head.frames[: len(head.frames) - length + 1]]
     starts = np.flatnonzero((span == length - 1) & same)
     blinking = starts[(clips.action_units[torch.from_numpy(head.frames[starts]), 5] > BLINK).cpu().numpy()]
-    firsts = draw.choice(starts, plan.runs)
+    firsts = draw.choice(starts, runs)
     if len(blinking):
-        some = draw.random(plan.runs) < 0.25
+        some = draw.random(runs) < 0.25
         firsts[some] = draw.choice(blinking, int(some.sum()))
     return np.asarray((firsts[:, None] + np.arange(length)).ravel(), np.int64)
 
@@ -449,15 +477,15 @@ def loss_of(
         "face": (_size(error) * batch.weights).sum(-1).mean(),
         "mouth": (_size(inside_error) * batch.mouth_weights).sum(-1).mean(),
     }
-    runs = error.view(plan.runs, plan.run_frames, *error.shape[1:])
-    inside_runs = inside_error.view(plan.runs, plan.run_frames, *inside_error.shape[1:])
+    runs = error.view(batch.runs, plan.run_frames, *error.shape[1:])
+    inside_runs = inside_error.view(batch.runs, plan.run_frames, *inside_error.shape[1:])
     parts["velocity"] = plan.velocity * (
         (_size(runs[:, 1:] - runs[:, :-1]) * batch.weights).sum(-1).mean()
         + (_size(inside_runs[:, 1:] - inside_runs[:, :-1]) * batch.mouth_weights).sum(-1).mean()
     )
     wanted = head.opening(truth, batch.upper, batch.lower) * MM
     gap = (head.opening(moved, batch.upper, batch.lower) * MM - wanted).abs()
-    emphasis = 1 + plan.closing * torch.exp(-((wanted.clamp(min=0) / CLOSED_MM) ** 2))
+    emphasis = 1 + batch.closing * torch.exp(-((wanted.clamp(min=0) / CLOSED_MM) ** 2))
     parts["lips"] = plan.lips * (gap * emphasis).mean()
     if len(batch.quiet):
         parts["quiet"] = plan.quiet * attention[torch.from_numpy(batch.quiet)].mean()
@@ -488,16 +516,26 @@ class Run:
         truth = self.data.clips.truth
         self.teacher = None if truth is None else Teacher(truth.shape[1]).to(self.device)
         grids: list[nn.Parameter] = []
+        ears: list[nn.Parameter] = []
         attention: list[nn.Parameter] = []
         nets: list[nn.Parameter] = []
         for name, parameter in self.fields.named_parameters():
-            kind = grids if "embeddings" in name else attention if "audio_att_net" in name else nets
+            kind = (
+                grids
+                if "embeddings" in name
+                else attention
+                if "audio_att_net" in name
+                else ears
+                if "audio_net" in name
+                else nets
+            )
             kind.append(parameter)
         plan = self.plan
         self.optimizer = torch.optim.Adam(
             [
                 {"params": grids, "lr": plan.grid_rate, "first": plan.grid_rate},
-                {"params": attention, "lr": plan.attention_rate, "first": plan.attention_rate},
+                {"params": attention, "lr": plan.attention_rate, "first": plan.attention_rate, "ears": True},
+                {"params": ears, "lr": plan.net_rate, "first": plan.net_rate, "ears": True},
                 {"params": nets, "lr": plan.net_rate, "first": plan.net_rate},
                 {
                     "params": [] if self.teacher is None else list(self.teacher.parameters()),
@@ -559,7 +597,7 @@ class Run:
         plan, learnt, taught = self.plan, self.data.learnt, self.step < self.taught_steps
         draw = np.random.default_rng([plan.seed, self.step])
         head = learnt[int(draw.integers(len(learnt)))]
-        batch = _batch(head, self.data.clips, plan, draw, self.device)
+        batch = _batch(head, self.data.clips, plan, draw, self.device, taught or not self.taught_steps)
         first_stage = self.taught_steps or plan.steps
         placed = head.canon is not None or self.step < plan.aligned_from * first_stage
         personal, own = (None, None) if placed else self.person(head.name)
@@ -585,12 +623,11 @@ class Run:
         plan, taught = self.plan, self.step < self.taught_steps
         share = self.step / self.taught_steps if taught else (self.step - self.taught_steps) / max(plan.steps, 1)
         fall = plan.last_rate + (1 - plan.last_rate) * 0.5 * (1 + math.cos(math.pi * share))
-        if not taught and self.taught_steps:
-            fall *= plan.together
+        together = 1.0 if taught or not self.taught_steps else plan.together
         for group in self.optimizer.param_groups:
-            group["lr"] = group["first"] * fall
+            group["lr"] = group["first"] * fall * (1.0 if "ears" in group else together)
         if own is not None:
-            own.param_groups[0]["lr"] = plan.aligner_rate * fall
+            own.param_groups[0]["lr"] = plan.aligner_rate * fall * together
 
     # -- what is kept on disk --
 
@@ -613,7 +650,9 @@ class Run:
     def resume(self, path: Path) -> None:
         """Goes on where `save` left off. Raises DataError if it was another plan's."""
         state: dict[str, Any] = torch.load(path, map_location=self.device, weights_only=True)
-        if state["plan"] != json.dumps(vars(self.plan), sort_keys=True):
+        theirs, ours = json.loads(state["plan"]), vars(self.plan)
+        matters = ours.keys() if state["step"] > self.taught_steps or state["listened"] else ours.keys() - LATER
+        if any(theirs.get(name) != ours[name] for name in matters):
             raise DataError(
                 "pretrain_data",
                 f"{path} belongs to a run with other settings. Give it again with those, or name another folder.",
