@@ -100,6 +100,35 @@ Between you and me, the movie was pretty boring.
 Big brown bears roam about in the deep forest up north.
 Step aside, please, the porter must bring the piano in.
 It hums, it thumps, it bumps, and finally it stops.
+Tom's arms and Kim's palms were warm from the sun's beams.
+Both teams have names, themes, and anthems of their own.
+Sometimes my dreams seem like films about old times.
+He climbs, she swims, and the rest of them roams the farms.
+With my luck, most of my maps of Milan are with my aunt.
+Five more miles, seven more months, and eleven more meals.
+Music, museums, and community work are amusing to me.
+The amulet's mute beauty was a matter of pure opinion.
+Think more, talk less, and take my advice once more.
+The dark moon, the black mud, and a thick mist met us.
+Caps, cups, ropes, and stamps lay on the steps.
+She sleeps, he hops, and the tap drips on the lamps.
+Perhaps the shops have chips, soups, and ripe grapes.
+Capsules collapse, maps get lost, and lips chap in winter.
+Absolutely obvious: observe, obtain, and obey.
+Jobs, bulbs, cabs, tubes, and cobwebs fill the labs.
+Bob's club robs nobody, and the cubs' ribs are healed.
+Let's buy it. It's better, it's bigger, and it's built to last.
+He's back, she's busy, and this bus was built last spring.
+At best, that bird might be a big black bat.
+Add butter, red beans, and hard bread; it had been good bread.
+Just put that pen back, first page, last paragraph.
+Eight pounds, sweet peas, and that particular hot pepper.
+Speak up, spell it, spend less, and sprint past the sports park.
+Upbeat, homemade, lamp-post, subway, and subplot are words.
+I'm my mom's best man, and I'm proud of him and them.
+From Miami to Manchester, the same movie made millions.
+In my room the wind might move my old wind mill.
+Tell me, call me, kill my doubts, and help me calm myself.
 """.strip().splitlines()
 
 NAMES = (
@@ -148,12 +177,15 @@ TELLS = (
     "Mm, the {kind} {thing}. Yes, I believe {friend} {does} it {when}.",
     "No, not the {thing}! The {kind} {other}, please.",
     "{number} times {minute} makes {year}, hm, probably.",
+    "{name}'s {thing} and most of my {other}s come from {place}.",
+    "It's my {kind} {thing}; that's part of my job with {friend}.",
+    "{friend}'s {thing} stops, jumps, and bumps against my {other}.",
 )
 
 
 def sentence(rng: random.Random) -> str:
     """One line to say: one of ours, or one made up; about a third are questions or hold numbers."""
-    if rng.random() < 0.3:
+    if rng.random() < 0.35:
         return rng.choice(SENTENCES)
     text = rng.choice(ASKS if rng.random() < 0.25 else TELLS)
     said = text.format(

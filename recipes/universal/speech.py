@@ -604,7 +604,7 @@ def utterances(seed: int, count: int, folder: Path | None = None, held_out: bool
         yield augmented(recording, rng, babble)
 
 
-PER_FAMILY = {"flite": 300, "espeak": 400, "diphone": 200, "foreign": 400}
+PER_FAMILY = {"flite": 400, "espeak": 500, "diphone": 240, "foreign": 400}
 
 
 def augmented(recording: Recording, rng: np.random.Generator, babble: Floats) -> Utterance:

@@ -31,7 +31,7 @@ LEAD_S = 0.035
 
 def plan(steps: int, seed: int = 0, rate: float = 2e-3) -> Plan:
     names = speech.speech_controls()
-    return Plan(names, tuple(WEIGHTS.get(name, 0.7) for name in names), rate=rate, steps=steps, seed=seed)
+    return Plan(names, tuple(WEIGHTS.get(name, 0.7) for name in names), closed=7.0, rate=rate, steps=steps, seed=seed)
 
 
 def opening(curves: Floats, names: Sequence[str]) -> Floats:
