@@ -146,6 +146,7 @@ class Hearing:
         self._rest = rest
         self._states: deque[_State] = deque()
         self._codes: dict[int, Floats] = {}
+        self._loud: dict[int, bool] = {}
 
     def window(self, index: int) -> Floats:
         """The codes of frames index - 4 to index + 3, (8, 2, CODE), of the voice as it is known now."""
@@ -167,9 +168,12 @@ class Hearing:
     def _revise(self) -> None:
         """Forget what was encoded of a voice that is another now."""
         changed = self._score.take_change()
-        if changed is None or not self._states:
+        if changed is None:
             return
         frame = (changed - MARGIN) // FRAME_SAMPLES
+        self._loud = {k: loud for k, loud in self._loud.items() if k < frame}
+        if not self._states:
+            return
         while len(self._states) > 1 and self._states[-1].frame > frame:
             self._states.pop()
         first = self._states[-1].feature
@@ -202,5 +206,9 @@ class Hearing:
         return rest * rest * (3 - 2 * rest) * until / AHEAD
 
     def _is_loud(self, index: int) -> bool:
-        sound = self._score.sound(index).astype(np.float32)
-        return bool(np.sqrt(np.mean(sound * sound)) >= QUIET)
+        known = self._loud.get(index)
+        if known is None:
+            sound = self._score.sound(index).astype(np.float32)
+            known = self._loud[index] = bool(np.sqrt(np.mean(sound * sound)) >= QUIET)
+            self._loud.pop(index - 2 * REMEMBERED, None)
+        return known

@@ -57,6 +57,9 @@ class Gestures:
         return Gestures(self.start[kept], np.minimum(self.end[kept], seconds), self.viseme[kept], self.size[kept])
 
 
+NO_GESTURES = Gestures(np.zeros(0), np.zeros(0), np.zeros(0, np.int64), np.zeros(0))
+
+
 def _gestures(rows: Sequence[tuple[float, float, int, float]]) -> Gestures:
     table = np.array(rows, np.float64).reshape(-1, 4)
     return Gestures(table[:, 0], table[:, 1], table[:, 2].astype(np.int64), table[:, 3])

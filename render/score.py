@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from render.lips import LOUD_HOP, Ear, Gestures, of_phones
+from render.lips import LOUD_HOP, NO_GESTURES, Ear, Gestures, of_phones
 from server.core.media import FRAME_SAMPLES, MEDIA_RATE, Phone
 
 KEPT_SAMPLES = MEDIA_RATE  # how much of the past still matters: the lips' blending looks half a second back
@@ -39,7 +39,9 @@ class Piece:
 class Score:
     """The pieces of one call, in the order they were pushed."""
 
-    def __init__(self) -> None:
+    def __init__(self, lips: bool = True) -> None:
+        """lips: whether anybody asks for `Piece.gestures`; else they stay empty."""
+        self._lips = lips
         self.pieces: list[Piece] = []
         self.pushes = 0
         """how many pieces have been added so far"""
@@ -55,7 +57,9 @@ class Score:
             return False
         joined = bool(self.pieces) and self.pieces[-1].end == at
         loudness = self._ear.hear(pcm, joined)
-        gestures = (of_phones(phones) if phones else self._ear.shapes(len(pcm))).moved(at / MEDIA_RATE)
+        gestures = NO_GESTURES
+        if self._lips:
+            gestures = (of_phones(phones) if phones else self._ear.shapes(len(pcm))).moved(at / MEDIA_RATE)
         if joined and not phones and len(gestures.start):
             # The sequel tells more about the last moments of the piece before.
             last = self.pieces[-1]

@@ -120,7 +120,7 @@ def takes(
 
     pieces: FRAME_SAMPLES each. seed: of blinks and idle motion. side: width in pixels, None: the avatar's own.
     """
-    score = Score()
+    score = Score(lips=False)
     painter = InstagPainter(person, score, seed, background=background, side=side)
     matted = Canvas(person, painter.width) if alpha else None
     known: deque[Pcm] = deque()
@@ -186,7 +186,7 @@ class Film:
                 "auto-alt-ref": "0",
             }
         else:
-            self._video.options = {"preset": "veryfast", "crf": "18"}
+            self._video.options = {"preset": "superfast", "crf": "17"}
         self._audio = _stream(self._container, audio, rate=MEDIA_RATE, layout="mono")
         self._audio.bit_rate = 96_000
 

@@ -70,6 +70,8 @@ class Gallery:
     """name -> (score, seed, whether with its matte) -> painter"""
     notes: list[str] = field(default_factory=list)
     """a sentence for each face that could not be loaded"""
+    lips: bool = True
+    """whether its painters ask a score what the lips do"""
 
 
 @dataclass(frozen=True)
@@ -120,7 +122,7 @@ def instags(look: Look) -> Gallery:
     for name, person in people.items():
         shown = instag.InstagPainter(person, Score(), 0, background=background, side=look.side)
         faces.append(Face(name, person.avatar.title, shown.width, shown.height, instag.poster(shown), alpha=True))
-    return Gallery(faces, {name: functools.partial(painter, person) for name, person in people.items()}, notes)
+    return Gallery(faces, {name: functools.partial(painter, person) for name, person in people.items()}, notes, False)
 
 
 def testcards(look: Look) -> Gallery:
@@ -268,7 +270,7 @@ class Studio:
             self._end.send(number, Failed("unknown_codec", f"video comes as {known}, not as {message.codec!r}"))
             return
         try:
-            score = Score()
+            score = Score(self._gallery.lips)
             painter = make(score, message.seed, message.alpha)
             encode = functools.partial(Encoder, message.codec, bitrate=self._bitrate)
             self._calls[number] = Call(painter, score, encode, message.origin_s)
