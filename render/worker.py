@@ -70,8 +70,8 @@ class Gallery:
     """name -> (score, seed, whether with its matte) -> painter"""
     notes: list[str] = field(default_factory=list)
     """a sentence for each face that could not be loaded"""
-    lips: bool = True
-    """whether its painters ask a score what the lips do"""
+    listening: set[str] | None = None
+    """whose painters ask a score what the lips do; None: everybody's"""
 
 
 @dataclass(frozen=True)
@@ -104,7 +104,10 @@ def stills(look: Look) -> Gallery:
 
 
 def instags(look: Look) -> Gallery:
-    """The people of render/avatars and of the folders that were named, one copy of each for all calls."""
+    """The people of render/avatars and of the folders that were named, one copy of each for all calls.
+
+    Who has a portrait and no avatar is shown as a portrait.
+    """
     # Late: the other faces need neither numba nor the kernels.
     from render import instag
     from render.person import Person, backdrop
@@ -118,11 +121,21 @@ def instags(look: Look) -> Gallery:
     def painter(person: Person, score: Score, seed: int, alpha: bool) -> Painter:
         return instag.InstagPainter(person, score, seed, alpha=alpha, background=background, side=look.side)
 
-    faces = []
+    faces: list[Face] = []
+    painters: dict[str, Callable[[Score, int, bool], Painter]] = {}
     for name, person in people.items():
         shown = instag.InstagPainter(person, Score(), 0, background=background, side=look.side)
         faces.append(Face(name, person.avatar.title, shown.width, shown.height, instag.poster(shown), alpha=True))
-    return Gallery(faces, {name: functools.partial(painter, person) for name, person in people.items()}, notes, False)
+        painters[name] = functools.partial(painter, person)
+    spared = set(portrait.names()) - people.keys()
+    if spared:
+        spare = stills(look)
+        for face in spare.faces:
+            if face.name in spared:
+                faces.append(face)
+                painters[face.name] = spare.painters[face.name]
+                notes.append(f"{face.title} is shown as a portrait: no avatar {face.name} can be painted.")
+    return Gallery(faces, painters, notes, spared)
 
 
 def testcards(look: Look) -> Gallery:
@@ -270,7 +283,8 @@ class Studio:
             self._end.send(number, Failed("unknown_codec", f"video comes as {known}, not as {message.codec!r}"))
             return
         try:
-            score = Score(self._gallery.lips)
+            listening = self._gallery.listening
+            score = Score(lips=listening is None or message.avatar in listening)
             painter = make(score, message.seed, message.alpha)
             encode = functools.partial(Encoder, message.codec, bitrate=self._bitrate)
             self._calls[number] = Call(painter, score, encode, message.origin_s)

@@ -30,6 +30,7 @@ async def test_the_instag_face_is_shown_with_people_of_ones_own(tmp_path: Path) 
         assert face.provider == "instag"
         assert "anna" in face.why
         assert "broken" in face.better  # why it is not there
+        assert {"mia", "leo"} <= {a.name for a in engines.avatars}  # painted, or at least as portraits
         anna = engines.avatar("anna")
         assert anna is not None
         assert anna.alpha
