@@ -34,12 +34,23 @@ def plan(steps: int, seed: int = 0, rate: float = 2e-3) -> Plan:
     return Plan(names, tuple(WEIGHTS.get(name, 0.7) for name in names), closed=7.0, rate=rate, steps=steps, seed=seed)
 
 
+OPENING = {"jaw": 8.0, "part": 3.0, "lowdown": 3.0, "press": -3.0}
+"""after the generator's own AU25, less what presses the lips"""
+SPOKEN = 0.2
+"""lips farther apart than this are those of somebody who is speaking"""
+
+
 def opening(curves: Floats, names: Sequence[str]) -> Floats:
-    """How far the lips are apart, roughly, after the generator's own AU25, less what presses them: (frames,)."""
-    column = {name: curves[:, k] for k, name in enumerate(names)}
-    return np.asarray(
-        8 * column["jaw"] + 3 * column["part"] + 3 * column["lowdown"] - 3 * column["press"], np.float32
-    )
+    """How far the lips are apart, roughly: (frames,)."""
+    return np.asarray(curves @ np.array([OPENING.get(name, 0.0) for name in names]), np.float32)
+
+
+def tensors(net: Net, scale: Scale, names: Sequence[str], examples: Sequence[Example]) -> dict[str, Floats]:
+    """The encoder as it ships: with what tells, from its features alone, how far the lips are apart."""
+    true = opening(np.concatenate([e.targets for e in examples]), names)
+    usual = float(np.median(true[true > SPOKEN]))
+    heard = encoder.readout(net, scale, np.array([OPENING.get(name, 0.0) / usual for name in names]))
+    return net.tensors() | {f"opening.{part}": tensor for part, tensor in heard.items()}
 
 
 class Score:
@@ -56,7 +67,7 @@ class Score:
         self.said.append(said)
         self.true.append(true)
         heard, real = opening(said, self.names), opening(true, self.names)
-        limit = CLOSED_SHARE * float(np.median(real[real > 0.2])) if (real > 0.2).any() else 0.0
+        limit = CLOSED_SHARE * float(np.median(real[real > SPOKEN])) if (real > SPOKEN).any() else 0.0
         times = (np.arange(len(said)) + 0.5) / FPS
         free = np.ones(len(said), bool)  # far from anything that closes the lips
         for phone in phones:
@@ -134,8 +145,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
     net = encoder.train(wanted, examples, asked.out / "encoder.checkpoint", start, progress)
     print(file=sys.stderr)
-    save_file(net.tensors(), asked.out / "encoder.safetensors")
     scale = encoder.scale_of(examples)
+    save_file(tensors(net, scale, wanted.names, examples), asked.out / "encoder.safetensors")
     frames = sum(len(e.targets) for e in examples)
     report: dict[str, object] = {
         "corpus_s": round(corpus_s),

@@ -19,7 +19,8 @@ from render.features import MelEncoder
 from render.motion.audio import windows
 from render.motion.networks import HeadMotion, hook
 from render.train import checkpoint
-from render.train.dataset import FACE, FPS, RATE, Dataset, DatasetError, Shot
+from render.train.align import ThinPlate, standing, teach
+from render.train.dataset import FACE, FPS, MOUTH, RATE, Dataset, DatasetError, Shot
 from render.train.draw import Painter
 from render.train.footage import film, head_box
 from render.train.head import Head
@@ -34,7 +35,6 @@ from render.train.trainer import REFINED, Clip, Trainer
 Floats = NDArray[np.float32]
 
 CHECKPOINT_S = 240.0
-ALIGN_STEPS = 300
 UNTAUGHT = 0.05
 """embeddings of a field that was never trained: with InsTaG's 1e-4 a voice takes thousands of steps to be heard"""
 LOOKS = 8
@@ -235,12 +235,7 @@ class Adaptation:
         else:
             motion = copy.deepcopy(self.universal)
             moves = _Moves(motion, clip, data) if data.metric else None
-            rest = at_rest(data, seen, moves.face) if moves is not None else None
-            if rest is not None and self.field is not None:
-                first = self._marks(rest, seen)
-                off = first.align(data, motion, clip, ALIGN_STEPS, rng)
-                rest = first.rest.detach().cpu().numpy()
-                self.told.say(f"the universal field is aligned to the landmarks within {off:.2f} px")
+            rest = self._laid(moves, seen) if moves is not None else None
             if moves is not None:
                 openness = footage.openness
                 parts = from_depth(data, data.train, openness, moves.face, moves.mouth, plan.budget(), rng)
@@ -256,6 +251,22 @@ class Adaptation:
             trainer.restore(found.tensors)
             trainer.restore_dice(found.notes["dice"])
         return trainer
+
+    def _laid(self, moves: "_Moves", seen: Floats) -> Floats | None:
+        """Where the landmarks rest; the aligners are taught to lead there where the field knows them."""
+        places = standing() if self.field is not None else None
+        if places is None:
+            return at_rest(self.data, seen, moves.face)
+        places = places[-COUNT:]
+        rest = at_rest(self.data, seen, lambda _, shot: moves.face(places, shot))
+        if rest is None:
+            return None
+        plate, motion = ThinPlate(rest, places), moves.motion
+        for aligner, points in ((motion.face_aligner, moves.skin), (motion.mouth_aligner, moves.inside)):
+            whole = np.concatenate([points, rest]).astype(np.float32)
+            off = teach(aligner, whole, plate(whole), self.plan.device)
+            self.told.say(f"an aligner follows the landmarks within {off:.2f} mm")
+        return rest
 
     def _marks(self, rest: Floats, seen: Floats) -> Marks:
         assert rest.shape == (COUNT, 3)
@@ -306,6 +317,8 @@ class _Moves:
         skin = [back_projected(data, s, data.labels(s.index) == FACE, 400, rng) for s in shots]
         self.skin = joined(skin).xyz
         """some of the face's surface: how far it opens moves the mouth"""
+        inside = [back_projected(data, s, data.labels(s.index) == MOUTH, 200, rng) for s in shots]
+        self.inside = joined(inside).xyz
 
     def _drive(self, shot: Shot) -> tuple[Tensor, Tensor]:
         return self.clip.windows[shot.index], self.clip.action_units[shot.index]

@@ -248,6 +248,17 @@ def examples_of(
     return out
 
 
+def readout(net: Net, scale: Scale, shares: Floats) -> dict[str, Floats]:
+    """`weight` (WIDTH,) and `bias` (1,): from the features straight to the sum of the controls times `shares`."""
+    head, bias = (t.detach().numpy().astype(np.float64) for t in (net.head.weight[..., 0], net.head.bias))
+    spread, mean = (t.numpy().astype(np.float64) for t in (scale.deviation, scale.mean))
+    weight = (shares * spread) @ head
+    return {
+        "weight": weight.astype(np.float32),
+        "bias": np.array([shares @ (spread * bias + mean)], np.float32),
+    }
+
+
 def load_net(checkpoint: Path, controls: int) -> Net:
     """The net of a checkpoint, ready to be asked."""
     net = Net(controls)

@@ -19,7 +19,7 @@ from render.train.planes import fast_face, fast_mouth
 
 Floats = NDArray[np.float32]
 
-SPRING = 0.02
+SPRING = 0.01
 """loss for a mean square of one square millimetre"""
 CALM = 0.2
 """likewise, for points that the universal field leaves alone"""

@@ -233,7 +233,7 @@ def _depths(data: Dataset, views: Views) -> Floats:
             torso = np.isin(data.labels(shot.index), (CLOTH, NECK)) & (depth > 0)
             known.append(np.where(views.box.cut(torso), views.box.cut(depth), np.nan))
     shape = views.rgb.shape[2:]
-    if not known:
+    if not known or not np.isfinite(known).any():
         return np.full(shape, float(np.median([s.pose[2, 3] for s in views.shots])), np.float32)
     stack = np.stack(known)
     some = np.isfinite(stack).any(0)

@@ -48,7 +48,7 @@ RATES = {
     "opacity": (3e-2, 3e-3),
 }
 """of the Gaussians: first and last learning rate"""
-GRIDS, NETS, ALIGNERS = 2e-3, 4e-4, 3e-4
+GRIDS, NETS, ALIGNERS = 3e-3, 8e-4, 4e-4
 """of the fields"""
 UNTAUGHT = 4
 """times these rates for fields that were not trained before"""
