@@ -115,10 +115,12 @@ class MelEncoder:
     look_ahead_s: float = field(default=LOOK_AHEAD_S, init=False)
     _kernels: tuple[Floats, ...]  # of each layer (in * kernel, out)
     _biases: tuple[Floats, ...]
+    _lips: Floats | None = None  # (width + 1,): weights of the features and a bias
 
     @classmethod
     def of_tensors(cls, tensors: Mapping[str, Floats]) -> "MelEncoder":
-        """From `conv.K.weight` (out, in, kernel), `conv.K.bias` and `code.weight` (width, in), `code.bias`.
+        """From `conv.K.weight` (out, in, kernel), `conv.K.bias` and `code.weight` (width, in), `code.bias`;
+        `opening.weight` (width,) and `opening.bias` (1,) may be there.
 
         Raises FeatureError where one is missing, misshapen or not finite.
         """
@@ -137,7 +139,16 @@ class MelEncoder:
             kernels.append(np.ascontiguousarray(weight.transpose(2, 1, 0).reshape(taps * width, out)))
             biases.append(bias)
             width = out
-        return cls(width, tuple(kernels), tuple(biases))
+        lips = None
+        if "opening.weight" in tensors:
+            lips = np.concatenate([_tensor(tensors, f"opening.{part}").ravel() for part in ("weight", "bias")])
+            if lips.shape != (width + 1,):
+                raise FeatureError(
+                    "feature_weights",
+                    f"The encoder's opening takes {len(lips) - 1} features, not {width}. "
+                    "Take the weights that came with it.",
+                )
+        return cls(width, tuple(kernels), tuple(biases), lips)
 
     @classmethod
     def shipped(cls, path: Path = MODEL) -> "MelEncoder":
@@ -165,6 +176,15 @@ class MelEncoder:
 
     def stream(self) -> "FeatureStream":
         return FeatureStream(self)
+
+    def opening(self, features: Floats) -> Floats:
+        """Features (n, width, 1) -> (n,): how far apart the lips are that say this, 1 for what is usual in speech.
+
+        It is heard more surely than a field of motion shows it. Encoders that were not taught it say 1.
+        """
+        if self._lips is None:
+            return np.ones(len(features), np.float32)
+        return np.asarray(features[..., 0] @ self._lips[:-1] + self._lips[-1], np.float32)
 
     def of_spectra(self, spectra: Floats) -> Floats:
         """(CONTEXT + 4 * (n - 1), BANDS) spectra -> (n, width): the net itself."""

@@ -77,7 +77,8 @@ class InstagPainter:
         self._score = score
         self._alpha = alpha
         self._background = np.zeros((2, 2, 3), np.uint8) if alpha else background
-        self._hearing = Hearing(score, person.listener.stream, person.baked.codes, person.rest_code)
+        ears = person.listener
+        self._hearing = Hearing(score, ears.stream, person.baked.codes, person.rest_code, ears.opening)
         self._bearing = Bearing(person, seed)
         widest = min(side or person.avatar.width, person.avatar.width)
         self.sides = tuple(dict.fromkeys(max(16 * round(widest * step / 16), 16) for step in STEPS))

@@ -6,6 +6,7 @@ from numpy.typing import NDArray
 
 from render import features
 from render.features import CONTEXT, FPS, FRAME, LAYERS, LOOK_AHEAD_S, RATE, FeatureError, MelEncoder, MelStream
+from render.hearing import closing
 from render.motion.tables import WINDOW, WINDOW_BEFORE
 from render.motion.voice import windows
 
@@ -129,3 +130,27 @@ def test_weights_of_something_else_are_refused(fault: str) -> None:
 
 def test_an_empty_clip_has_no_frames() -> None:
     assert MelEncoder.of_tensors(tensors()).clip(np.zeros(0, np.float32)).shape == (0, 8, 1)
+
+
+def test_lips_that_should_touch_do_whatever_the_field_makes_of_it() -> None:
+    rng = np.random.default_rng(5)
+    windows = rng.standard_normal((4, 8, 2, 32)).astype(np.float32)
+    rest = np.full((2, 32), 7, np.float32)
+    shown = closing(windows, np.array([0.05, 0.2, 0.31, -3.0], np.float32), rest)
+    assert np.array_equal(shown[0], np.broadcast_to(rest, (8, 2, 32)))
+    assert np.array_equal(shown[3], shown[0])
+    assert np.allclose(shown[1], (windows[1] + rest) / 2, atol=1e-5)
+    assert np.array_equal(shown[2], windows[2])
+
+
+def test_the_shipped_encoder_hears_how_far_the_lips_are_apart() -> None:
+    encoder = MelEncoder.shipped()
+    silence = encoder.opening(encoder.clip(np.zeros(16000, np.float32)))
+    assert silence.shape == (25,)
+    assert silence[5:].max() < 0.3  # a mouth at rest
+
+    untaught = MelEncoder.of_tensors(tensors(64))
+    assert np.array_equal(untaught.opening(np.zeros((3, 64, 1), np.float32)), np.ones(3))
+    short = {"opening.weight": np.zeros(3, np.float32), "opening.bias": np.zeros(1, np.float32)}
+    with pytest.raises(FeatureError, match="opening takes 3 features, not 64"):
+        MelEncoder.of_tensors(tensors(64) | short)
