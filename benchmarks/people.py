@@ -60,6 +60,7 @@ from benchmarks.truth import FACE, FOLDER, FPS, HAIR, LIPS, MOUTH, NECK, Clip, M
 from evaluation import image, lips, motion
 from render.avatar import Avatar, AvatarError, load
 from render.features import MelEncoder
+from render.hearing import AHEAD, closing
 from render.instag import InstagPainter
 from render.motion import voice
 from render.person import Canvas, Expression, Person
@@ -77,7 +78,7 @@ QUICK = 4  # every so manyth frame
 BEYOND = np.radians(5.0)
 COLUMNS = 6  # of the mouth's middle, either side
 PAIRS = ((61, 67), (62, 66), (63, 65))  # inner lips, above and below
-NEAREST = 6  # Gaussians that stand for a landmark
+NEAREST = 4  # Gaussians that stand for a landmark
 CALM_S = 1.0  # silence around a clip, so that no feature lacks its surroundings
 AT_JOINT_S = 0.2
 IDLE_S = 2.0  # before and after an utterance in a call
@@ -117,9 +118,11 @@ class Subject:
         calm = np.zeros(round(CALM_S * RATE), np.float32)
         whole = np.zeros(frames * RATE // FPS, np.float32)
         whole[: len(pcm)] = pcm
-        codes = self.baked.codes(self.encoder.clip(np.concatenate([calm, whole, calm])))
+        features = self.encoder.clip(np.concatenate([calm, whole, calm]))
         first = round(CALM_S * FPS)
-        return voice.windows(codes, self.baked.silence)[first : first + frames]
+        here = slice(first, first + frames)
+        windows = voice.windows(self.baked.codes(features), self.baked.silence)[here]
+        return closing(windows, self.encoder.opening(features[first + AHEAD :][:frames]), self.person.rest_code)
 
     def of_moment(self, index: int) -> Expression:
         """The clip's own."""

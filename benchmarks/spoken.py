@@ -27,7 +27,7 @@ SENTENCES = (
     "Number five, the purple lamp, belongs above my bed.",
     "Tomorrow my uncle plays drums and piano at a public museum.",
 )
-FLITE = ("slt", "awb")
+FLITE = ("slt", "awb", "kal16")
 ESPEAK = (("en-us+f4", 150.0, 55), ("en-us+m7", 165.0, 45))
 """voice, words a minute, pitch of 0 to 100"""
 HEARD = frozenset({"slt", "awb"})

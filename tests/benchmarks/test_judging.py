@@ -89,7 +89,7 @@ def judged(
     avatar: Avatar, clip: Any, capsys: pytest.CaptureFixture[str], pictures: Path | None = None
 ) -> dict[str, dict[str, Any]]:
     phones = (("", 0.0, 0.2), ("a", 0.2, 0.6), ("p", 0.6, 0.7), ("a", 0.7, 1.2), ("", 1.2, 1.4))
-    said = [Spoken(family, "awb", "apa", voice(1.4, k), phones) for k, family in enumerate(("flite", "human"))]
+    said = [Spoken(family, "kal16", "apa", voice(1.4, k), phones) for k, family in enumerate(("flite", "human"))]
     people.judge(avatar, clip, said, quick=False, pictures=pictures)
     return {
         line["name"].removeprefix("people.test."): line

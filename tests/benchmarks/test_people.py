@@ -19,7 +19,9 @@ from tests.render import procedural
 FOCAL, CENTRE = 1681.0, 256.0
 
 
-def utterance(family: str = "flite", voice: str = "awb", phones: tuple[Any, ...] = (), seconds: float = 4) -> Spoken:
+def utterance(
+    family: str = "flite", voice: str = "kal16", phones: tuple[Any, ...] = (), seconds: float = 4
+) -> Spoken:
     return Spoken(family, voice, "text", np.zeros(round(seconds * RATE), np.float32), tuple(phones))
 
 
@@ -53,7 +55,7 @@ def test_only_voices_that_nothing_was_trained_on_are_followed() -> None:
     late = np.roll(truth, 1)
     phones = (("a", 0.2, 3.8),)
     heard = Said(utterance(voice="slt", phones=phones), -truth, -truth, truth)
-    unheard = Said(utterance(voice="awb", phones=phones), late, truth, truth)
+    unheard = Said(utterance(voice="kal16", phones=phones), late, truth, truth)
     assert people.follow([heard, unheard], "opening").lag_s == pytest.approx(0.04, abs=0.005)
     assert people.follow([heard, unheard], "field").r == pytest.approx(1)
 
@@ -191,12 +193,12 @@ class Mover:
 
 
 def tracked(eyeballs: Any = None) -> people.Tracked:
-    """Six Gaussians beside each landmark, every other one moving; the last landmark's are faint."""
+    """NEAREST Gaussians beside each landmark, every other one moving; the last landmark's are faint."""
     rng = np.random.default_rng(1)
     points = rng.uniform(-1, 1, (68, 3)).astype(np.float32)
-    xyz = (points[:, None] + 1e-3 * rng.normal(size=(68, 6, 3))).reshape(-1, 3).astype(np.float32)
+    xyz = (points[:, None] + 1e-3 * rng.normal(size=(68, people.NEAREST, 3))).reshape(-1, 3).astype(np.float32)
     opacity = np.full(len(xyz), 2, np.float32)
-    opacity[-6:] = -3
+    opacity[-people.NEAREST :] = -3
     n = np.arange(len(xyz))
     moves = n % 2 == 0
     mover = Mover(n[moves], n[~moves], np.full((int((~moves).sum()), 10), 0.0, np.float32))
@@ -219,10 +221,10 @@ def test_landmarks_are_the_gaussians_nearest_to_them_and_go_where_the_field_take
 
 
 def test_eyeballs_stand_for_no_landmark() -> None:
-    index = np.zeros(68 * 6, np.uint8)
-    index[:6] = 1
+    index = np.zeros(68 * people.NEAREST, np.uint8)
+    index[: people.NEAREST] = 1
     found = tracked(SimpleNamespace(index=index))
-    assert found._near[0].min() >= 6
+    assert found._near[0].min() >= people.NEAREST
 
 
 # Calls
