@@ -20,7 +20,10 @@ from tests.asr.conftest import Settings
 from tests.asr.tiny_funasr import quiet
 from tests.fakes.modelscope_hub import Hub
 
-pytestmark = pytest.mark.filterwarnings("ignore")  # the libraries' own
+pytestmark = [
+    pytest.mark.filterwarnings("ignore"),  # the libraries' own
+    pytest.mark.timeout(600),  # importing them takes 7 s of a free core, and minutes of a busy one
+]
 needs_modelscope = pytest.mark.skipif(find_spec("modelscope") is None, reason="modelscope is not installed")
 FILES = {
     "configuration.json": b'{"file_path_metas": {"config": "config.yaml"}}',

@@ -23,7 +23,10 @@ from server.core.media import MIC_FRAME_BYTES, Transcript
 from server.core.protocols import AsrSession
 from tests.asr.tiny_funasr import melody, quiet
 
-pytestmark = pytest.mark.filterwarnings("ignore")  # the libraries' own
+pytestmark = [
+    pytest.mark.filterwarnings("ignore"),  # the libraries' own
+    pytest.mark.timeout(600),  # importing them takes 7 s of a free core, and minutes of a busy one
+]
 needs_server = pytest.mark.skipif(
     any(find_spec(name) is None for name in ("fastapi", "uvicorn", "multipart")),
     reason="fastapi, uvicorn or python-multipart is not installed",
@@ -68,7 +71,7 @@ async def funasr_server(tiny: Path, free_port: Callable[[], int]) -> AsyncIterat
     reader.start()
     try:
         async with aiohttp.ClientSession() as http:
-            with anyio.fail_after(100):
+            with anyio.fail_after(300):
                 while True:
                     assert process.poll() is None, said.decode(errors="replace")[-2000:]
                     try:
@@ -290,7 +293,7 @@ def nano(sense_voice: Model) -> Iterator[tuple[str, TinyEngine]]:
 
 @asynccontextmanager
 async def at_nano(url: str, **more: Any) -> AsyncIterator[FunasrWsAsr]:
-    with anyio.fail_after(60):
+    with anyio.fail_after(300):
         async with FunasrWsSettings(url=url, dialect="nano", answer_s=30.0, **more).load() as engine:
             yield engine
 

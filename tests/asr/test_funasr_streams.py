@@ -32,7 +32,11 @@ from tests.asr.conftest import Settings
 from tests.asr.spoken import frames, pause
 from tests.asr.tiny_funasr import melody, quiet
 
-pytestmark = pytest.mark.filterwarnings("ignore")  # the library's and torch's own
+pytestmark = [
+    pytest.mark.filterwarnings("ignore"),  # the library's and torch's own
+    pytest.mark.usefixtures("tiny"),  # skips without the library
+    pytest.mark.timeout(600),  # importing it takes 7 s of a free core, and minutes of a busy one
+]
 
 STREAMS = 8
 STEP = 9600  # samples of one step: (0, 10, 5)
