@@ -25,9 +25,11 @@ from server.config import Config
 from server.core.errors import ConfigError, RequestError, VisavisError
 from server.core.media import Persona
 from server.core.notices import listing
-from server.engines import Engines
+from server.engines import Engines, clones
 from server.looplag import LoopLag
 from server.rtc.peer import parse_offer
+from server.speech_route import Attention, SpeechRoute
+from server.voice_routes import VoiceRoutes
 
 log = logging.getLogger(__name__)
 
@@ -86,6 +88,7 @@ class Server:
         self._calls: dict[str, Call] = {}
         self._secrets: dict[str, Secret] = {}
         self._ended = anyio.Event()
+        self._attention = Attention()
         self._closing = False
         self._started = time.time()
         self._lag = LoopLag()
@@ -97,6 +100,7 @@ class Server:
             await self._lag.run()
 
     def application(self) -> web.Application:
+        language = next(iter(self._config.personas.values())).language
         app = web.Application(client_max_size=BODY_LIMIT, middlewares=[self._errors, self._guard])
         app.add_routes(
             [
@@ -104,6 +108,8 @@ class Server:
                 web.post("/v1/realtime/calls/{call}/hangup", self._hang_up),
                 web.delete("/v1/realtime/calls/{call}", self._hang_up),
                 web.post("/v1/realtime/client_secrets", self._mint),
+                *VoiceRoutes(clones(self._config), self._engines, self._authorize, language).routes(),
+                *SpeechRoute(self._engines, self._authorize, self._attention, language).routes(),
                 web.get("/v1/visavis", self._describe),
                 web.get("/v1/visavis/avatars/{avatar}/poster.jpg", self._poster),
                 web.get("/health", self._health),
@@ -138,6 +144,7 @@ class Server:
         )
         # Counted before anything is awaited: two offers at once cannot both take the last line.
         self._calls[call.id] = call
+        call.follow(self._attention.follow(call.id))
         self._counts["calls_total"] += 1
         answer = await self._tasks.start(self._live, call, offer)
         return web.Response(
@@ -171,6 +178,7 @@ class Server:
             log.exception("%s broke", call.id)
         finally:
             self._calls.pop(call.id, None)
+            self._attention.note(call.id, busy=False)
             self._ended.set()
 
     async def _read_offer(self, request: web.Request) -> tuple[str, dict[str, Any]]:

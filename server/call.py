@@ -81,6 +81,10 @@ class Call:
         self._peer: Peer | None = None
         self._deaf: Problem | None = None
 
+    def follow(self, narrator: Narrator) -> None:
+        """Tell it what happens from now on."""
+        self._narrators.append(narrator)
+
     async def run(self, offer: Offer, *, task_status: TaskStatus[str]) -> str:
         """From the offer to the hang-up; returns why it ended. The answer's SDP is the task's status."""
         conversation = self._conversation
@@ -112,7 +116,7 @@ class Call:
                     reason = await peer.run()
                     tasks.cancel_scope.cancel()
 
-            await conversation.run(peer.microphone, self._engines.vad.open(), asr, renderer, live)
+            await conversation.run(peer.microphone, self._engines.vad.open(), asr, renderer, live, self._engines.ends)
         return reason
 
     async def _open_asr(self, language: str) -> AsrSession:

@@ -18,17 +18,19 @@ from server.asr.transcriptions import TranscriptionsSettings
 from server.config import Config
 from server.core.errors import ConfigError, StageError, VisavisError
 from server.core.media import AvatarInfo, Persona
-from server.core.protocols import Asr, Function, Llm, RenderEngine, Tts, Vad
+from server.core.protocols import Asr, Function, Llm, RenderEngine, Tts, TurnEnds, Vad
 from server.llm.discover import discover
 from server.llm.functions import load_functions
 from server.llm.openai_compatible import OpenAiLlm, OpenAiSettings, is_local
 from server.llm.scripted import ScriptedSettings
 from server.providers import Auto
+from server.vad.smart_turn import SilenceSettings, SmartTurnSettings
 from server.workers.process import live_workers
 from tts.cosyvoice import CosyVoiceSettings
 from tts.espeak import EspeakSettings
 from tts.flite import FliteSettings
 from tts.openai_speech import OpenAiSpeechSettings
+from tts.references import Reference
 from tts.routed import RoutedTts
 
 log = logging.getLogger(__name__)
@@ -61,6 +63,8 @@ class Engines:
     llm_name: str
     tts: Tts
     renderer: RenderEngine
+    ends: TurnEnds | None = None
+    """who listens for the ends of turns; None: nobody, silence and words must do"""
     functions: Mapping[str, Function] = field(default_factory=dict)
     """what the language model may call here, by name"""
     choices: list[Choice] = field(default_factory=list)
@@ -88,6 +92,11 @@ class Engines:
             "answer_tokens": usage.answer_tokens,
         }
 
+    async def forget_voice(self, reference: Reference) -> None:
+        """A cloned voice was deleted: its server forgets it. Raises StageError("tts", ...) if it cannot be told."""
+        if isinstance(self.tts, RoutedTts):
+            await self.tts.forget(reference)
+
     def voice_for(self, persona: Persona) -> str:
         """The first voice of the persona's that there is; empty: the engine's own choice."""
         return next((v for v in persona.voices if v in self.tts.voices), "")
@@ -106,18 +115,34 @@ async def load_engines(config: Config, local: bool = False) -> AsyncIterator[Eng
         functions = load_functions(config.tools.functions)
         vad = await stack.enter_async_context(config.vad.load())
         # Started side by side: most of the time each of them waits for a process to come up.
-        (asr, asr_choice), (llm, llm_name, llm_choice), (tts, tts_choice), (renderer, face_choice) = await _gather(
-            _asr(config, stack), _llm(config, stack, local), _tts(config, stack), _renderer(config, stack)
+        (
+            (asr, asr_choice),
+            (llm, llm_name, llm_choice),
+            (tts, tts_choice),
+            (renderer, face_choice),
+            (ends, ends_choice),
+        ) = await _gather(
+            _asr(config, stack),
+            _llm(config, stack, local),
+            _tts(config, stack),
+            _renderer(config, stack),
+            _ends(config, stack),
         )
         choices = [
             Choice("hear", tag(config.vad), "small and quick, behind an energy gate"),
+            ends_choice,
             asr_choice,
             llm_choice,
             tts_choice,
             face_choice,
         ]
         deaf = await stack.enter_async_context(TextOnlySettings().load())
-        yield Engines(vad, asr, deaf, llm, llm_name, tts, renderer, functions=functions, choices=choices)
+        yield Engines(vad, asr, deaf, llm, llm_name, tts, renderer, ends, functions=functions, choices=choices)
+
+
+def clones(config: Config) -> str:
+    """The folder of the cloned voices; empty: the configured voice cannot be cloned."""
+    return config.tts.clones if isinstance(config.tts, CosyVoiceSettings | OpenAiSpeechSettings) else ""
 
 
 def _refuse_leaving(config: Config) -> None:
@@ -154,6 +179,21 @@ async def _gather(*coroutines: Coroutine[Any, Any, Any]) -> list[Any]:
         if isinstance(result, VisavisError):
             raise result
     return results
+
+
+async def _ends(config: Config, stack: AsyncExitStack) -> tuple[TurnEnds | None, Choice]:
+    settings = config.endpointing
+    if isinstance(settings, SilenceSettings):
+        return None, Choice("take turns", "silence and words", "configured")
+    try:
+        chosen = SmartTurnSettings() if isinstance(settings, Auto) else settings
+        ends: TurnEnds = await stack.enter_async_context(chosen.load())
+    except StageError as error:
+        if not isinstance(settings, Auto):
+            raise
+        return None, Choice("take turns", "silence and words", "works everywhere", better=error.message)
+    heard = "hears whether a turn sounds finished" + (", and what is noise" if chosen.silero else "")
+    return ends, Choice("take turns", tag(chosen), heard)
 
 
 async def _asr(config: Config, stack: AsyncExitStack) -> tuple[Asr, Choice]:

@@ -143,11 +143,19 @@ class CosyVoice:
         except StageError as error:
             log.warning("%s Until then the voices of this machine speak.", error.message)
 
-    async def forget(self, name: str) -> None:
-        """A cloned voice was deleted: the server's cache of it goes, too. Raises StageError("tts", ...)."""
-        _, known = self._ids.pop(name, (0.0, ""))
-        if known:
-            await self.server.ask("DELETE", f"/v1/voices/{known}")
+    async def forget(self, name: str, reference: Reference | None = None) -> None:
+        """A cloned voice was deleted: the server's cache of it goes, too. Raises StageError("tts", ...).
+
+        reference: what was deleted; the server may have it from another process's life, under an id that only it can
+        tell: it is given it once more for that.
+        """
+        async with self._sending:
+            _, known = self._ids.get(name, (0.0, ""))
+            if not known and reference is not None and self._settings.server == "visavis":
+                known = await self._give(reference)
+            if known:
+                await self.server.ask("DELETE", f"/v1/voices/{known}")
+            self._ids.pop(name, None)
 
     def say(self, clause: Clause, voice: Voice) -> AsyncGenerator[Speech, None]:
         """The clause in pieces of at most 200 ms, as they come; see http_voice.say."""
@@ -207,15 +215,19 @@ class CosyVoice:
             stamp, known = self._ids.get(reference.name, (0.0, ""))
             if known and stamp == reference.stamp:
                 return known
-            form = aiohttp.FormData({"transcript": reference.transcript, "name": reference.name})
-            form.add_field("audio", io.BytesIO(reference.audio), filename="reference", content_type=reference.kind)
-            answer = await self.server.ask("POST", "/v1/voices", data=form)
-            known = str(answer.get("id", "")) if isinstance(answer, dict) else ""
-            if not known:
-                what = f"The voice server at {self.server.where} is not ours: it takes no voices. Check tts.server."
-                raise StageError("tts", "tts_refused", what, retryable=False)
+            known = await self._give(reference)
             self._ids[reference.name] = (reference.stamp, known)
             return known
+
+    async def _give(self, reference: Reference) -> str:
+        form = aiohttp.FormData({"transcript": reference.transcript, "name": reference.name})
+        form.add_field("audio", io.BytesIO(reference.audio), filename="reference", content_type=reference.kind)
+        answer = await self.server.ask("POST", "/v1/voices", data=form)
+        known = str(answer.get("id", "")) if isinstance(answer, dict) else ""
+        if not known:
+            what = f"The voice server at {self.server.where} is not ours: it takes no voices. Check tts.server."
+            raise StageError("tts", "tts_refused", what, retryable=False)
+        return known
 
     async def _list(self) -> None:
         if self._settings.server == "visavis":

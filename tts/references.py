@@ -4,7 +4,7 @@ import json
 import re
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
 import anyio.to_thread
 
@@ -29,6 +29,15 @@ class Reference:
     """primary subtag; empty: not known"""
     stamp: float
     """changes when the voice does"""
+
+
+@runtime_checkable
+class Cloning(Protocol):
+    """A voice engine whose server keeps copies of cloned voices."""
+
+    async def forget(self, name: str, reference: Reference | None = None) -> None:
+        """Empty its server's caches of this voice. Raises StageError("tts", ...)."""
+        ...
 
 
 class References:

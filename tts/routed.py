@@ -14,6 +14,7 @@ from server.core.media import Clause, Speech, Voice, Word
 from server.core.phrases import phrase
 from server.core.protocols import Tts
 from server.core.trim import Trimmer
+from tts.references import Cloning, Reference
 from tts.remote import silence
 from tts.scripts import primary, runs
 from tts.words import places, span
@@ -73,6 +74,12 @@ class RoutedTts:
             async with aclosing(self._joined(clause, voice, parts)) as pieces:
                 async for piece in pieces:
                     yield piece
+
+    async def forget(self, reference: Reference) -> None:
+        """A cloned voice was deleted: no server keeps a copy of it. Raises StageError("tts", ...)."""
+        for engine in self.engines:
+            if isinstance(engine, Cloning):
+                await engine.forget(reference.name, reference)
 
     def _parts(self, clause: Clause, voice: Voice) -> list[Part]:
         found = runs(clause.text, clause.language)

@@ -18,7 +18,7 @@ import msgspec
 from server.core.errors import RequestError
 from tts.decoding import Decoded, decode
 from tts.recording import RATE, Examination, Fault, Stretch, choose, keep, resampled, s16, wav
-from tts.references import NAME, SHEET, References
+from tts.references import NAME, SHEET, Reference, References
 from tts.scripts import primary, runs, speakable
 from tts.transcripts import fits, part
 
@@ -241,6 +241,10 @@ class Voices:
     async def sheets(self) -> dict[str, Sheet]:
         """What is known of each voice, by name."""
         return await anyio.to_thread.run_sync(self._sheets)
+
+    async def reference(self, name: str) -> Reference | None:
+        """As the clients of voice servers read it."""
+        return await self._references.read(name)
 
     async def check_room(self, name: str) -> None:
         """Raises RequestError if there is such a voice, or no room for another."""
