@@ -43,6 +43,9 @@ quietly pip install --only-binary :all: -r .venv/requirements-pocketsphinx.txt |
 .venv/bin/python scripts/requirements.py instag >.venv/requirements-instag.txt
 quietly pip install --only-binary :all: -r .venv/requirements-instag.txt ||
   echo "numba has no wheel for this machine: the call will show a portrait instead of the InsTaG face."
+.venv/bin/python scripts/requirements.py endpointing >.venv/requirements-endpointing.txt
+quietly pip install --only-binary :all: -r .venv/requirements-endpointing.txt ||
+  echo "onnxruntime has no wheel for this machine: silence and words alone will end a turn."
 quietly pip install --no-deps -e . || fail "The project itself could not be installed; see .venv/install.log."
 if .venv/bin/python -c 'import numba' 2>/dev/null; then
   echo "Compiling the face's kernels for this machine, once (half a minute) ..."

@@ -16,7 +16,15 @@ from server.core.media import Persona
 from server.core.notices import listing
 from server.core.settings import ToolSettings, TurnSettings
 from server.personas import SHIPPED, PersonaSettings, load_personas
-from server.providers import AsrSettings, Auto, LlmSettings, RenderSettings, TtsSettings, VadSettings
+from server.providers import (
+    AsrSettings,
+    Auto,
+    EndpointingSettings,
+    LlmSettings,
+    RenderSettings,
+    TtsSettings,
+    VadSettings,
+)
 from server.rtc.peer import RtcSettings
 from server.vad.webrtc import WebrtcVadSettings
 
@@ -85,6 +93,7 @@ class Config(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     ice: RtcSettings = RtcSettings()
     turns: TurnSettings = TurnSettings()
     vad: VadSettings = WebrtcVadSettings()
+    endpointing: EndpointingSettings = Auto()
     asr: AsrSettings = Auto()
     llm: LlmSettings = Auto()
     tools: ToolSettings = ToolSettings()
@@ -220,7 +229,7 @@ def _known_names(path: str, tree: Mapping[str, Any]) -> list[str]:
         node = node.get(key, {}) if isinstance(node, Mapping) else {}
         given = given.get(key, {}) if isinstance(given, Mapping) else {}
     if isinstance(given, Mapping) and isinstance(node, Mapping) and given.get("type") != node.get("type"):
-        for union in (AsrSettings, LlmSettings, TtsSettings, RenderSettings):
+        for union in (EndpointingSettings, AsrSettings, LlmSettings, TtsSettings, RenderSettings):
             for settings in getattr(union, "__args__", ()):
                 if settings.__struct_config__.tag == given.get("type"):
                     return list(settings.__struct_fields__)

@@ -7,8 +7,9 @@ microphone -> hear -> transcribe -> converse -> reply (think -> speak -> place) 
 import logging
 import secrets
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Mapping
-from contextlib import ExitStack
+from contextlib import ExitStack, asynccontextmanager
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import anyio
@@ -24,6 +25,7 @@ from server.core.events import (
     CommitTurn,
     CutReply,
     DropReply,
+    EndJudged,
     Event,
     FinalHeard,
     Interrupted,
@@ -33,6 +35,7 @@ from server.core.events import (
     PeerLost,
     PrepareReply,
     ReleaseReply,
+    ReplanReply,
     ReplyFailed,
     ReplyFinished,
     ReplyPrepared,
@@ -78,7 +81,7 @@ from server.core.notices import (
     UserSaid,
 )
 from server.core.phrases import filler, phrase
-from server.core.protocols import AsrSession, Function, Llm, Renderer, Tts, VadSession
+from server.core.protocols import AsrSession, Function, Llm, Renderer, Tts, TurnEnds, TurnEndSession, VadSession
 from server.core.settings import ToolSettings, TurnSettings
 from server.core.timeline import Timeline
 from server.core.turns import TurnTaker
@@ -88,7 +91,7 @@ from server.reply import Makers, Reply
 from server.stages.animate import Attend, Close, Pictures, Show, animate
 from server.stages.converse import converse
 from server.stages.hear import hear
-from server.stages.transcribe import Listening, Transcriber
+from server.stages.transcribe import PREROLL_S, Listening, Transcriber
 from server.toolbox import ReplyTools, Toolbox
 
 log = logging.getLogger(__name__)
@@ -135,7 +138,8 @@ class Conversation:
         self._reply: Reply | None = None
         self._turns: dict[int, str] = {}
         """turn -> the message that it will become"""
-        self._speech_end_s = self._soft_end_s = 0.0
+        self._speech_end_s = self._soft_end_s = self._opened_s = 0.0
+        self._finished: Callable[[float], Awaitable[float | None]] | None = None
         self._attends = False
         self._caption = ""
         self._captioned: Samples = Samples(0)
@@ -171,8 +175,9 @@ class Conversation:
         asr: AsrSession,
         renderer: Renderer | None,
         beside: Callable[[], Awaitable[object]],
+        ends: TurnEnds | None = None,
     ) -> None:
-        """Every room at work until `beside` returns."""
+        """Every room at work until `beside` returns. ends: who listens for the ends of turns, if anybody does."""
         events_in, events = anyio.create_memory_object_stream[Event](EVENTS)
         listening_in, listening = anyio.create_memory_object_stream[Listening](LISTENED)
         face_in, face = anyio.create_memory_object_stream[Show | Close | Attend](SHOWN)
@@ -182,10 +187,12 @@ class Conversation:
             self._events, self._listening, self._face = events_in, listening_in, face_in
             self._renderer = renderer
             transcriber = Transcriber(asr, self.happened)
-            async with anyio.create_task_group() as tasks:
+            ear = ends.open(vad) if ends is not None else None
+            self._finished = ear.finished if ear is not None else None
+            async with _closing(ear), anyio.create_task_group() as tasks:
                 self._tasks = tasks
                 tasks.start_soon(self._llm.warm)
-                tasks.start_soon(hear, microphone, vad, VoiceGate(), self._listen, self.happened)
+                tasks.start_soon(hear, microphone, ear or vad, VoiceGate(), self._listen, self.happened)
                 tasks.start_soon(self._guarded, "asr", transcriber.run, listening)
                 tasks.start_soon(self._guarded, "asr", transcriber.follow, self._heard_so_far)
                 tasks.start_soon(converse, events, self.taker, self._execute)
@@ -196,7 +203,7 @@ class Conversation:
                     tasks.start_soon(_discard, face)
                 await beside()
                 tasks.cancel_scope.cancel()
-        self._tasks = self._events = self._listening = self._face = self._renderer = None
+        self._tasks = self._events = self._listening = self._face = self._renderer = self._finished = None
 
     def _spawn(self, work: Callable[[], Coroutine[Any, Any, None]]) -> None:
         if self._tasks is not None:
@@ -356,6 +363,7 @@ class Conversation:
             case OpenTurn(turn, at):
                 kept = {t: item for t, item in self._turns.items() if t > turn - TURNS_KEPT}
                 self._turns = {**kept, turn: item_id()}
+                self._opened_s = at
                 self._listen(order)
                 self._tell(SpeechStarted(self._turns[turn], self._audio_ms(at)))
                 self._memory.rest()
@@ -363,6 +371,8 @@ class Conversation:
             case TakeProvisional():
                 self._soft_end_s = anyio.current_time()
                 self._listen(order)
+                if self._finished is not None:
+                    self._spawn(partial(self._judge_end, self._finished, order))
             case CommitTurn():
                 self._listen(order)
                 self._commit(order)
@@ -373,6 +383,9 @@ class Conversation:
                     self._tell(TurnAbandoned(abandoned))
             case PrepareReply():
                 self._prepare(order)
+            case ReplanReply(generation, planned_s):
+                if self._current(generation):
+                    self._replan(generation, self._clock.at(planned_s + PLAN_MARGIN_S), now)
             case ReleaseReply(generation):
                 if reply := self._current(generation):
                     self._release(reply, now)
@@ -386,6 +399,20 @@ class Conversation:
             case DropReply(generation, reason) | CutReply(generation, reason):
                 if reply := self._current(generation):
                     self._end(reply, reason, now)
+
+    async def _judge_end(self, finished: Callable[[float], Awaitable[float | None]], order: TakeProvisional) -> None:
+        """Does this pause sound like the end of the turn?"""
+        opinion = await finished(anyio.current_time() - self._opened_s + PREROLL_S)
+        if opinion is not None:
+            self.happened(EndJudged(order.turn, order.pause, opinion))
+
+    def _replan(self, generation: int, planned: Samples, now: Samples) -> None:
+        """What was told to the face already is told anew."""
+        moved = self.timeline.replan(planned)
+        if moved:
+            self._animate(Close(now))
+            for placed in moved:
+                self._animate(Show(placed.speech, placed.at, generation))
 
     def _current(self, generation: int) -> Reply | None:
         return self._reply if self._reply is not None and self._reply.generation == generation else None
@@ -617,6 +644,15 @@ def _put(stream: MemoryObjectSendStream[Any] | None, item: object) -> bool:
     except (anyio.ClosedResourceError, anyio.BrokenResourceError):
         pass
     return True
+
+
+@asynccontextmanager
+async def _closing(ear: TurnEndSession | None) -> AsyncIterator[None]:
+    try:
+        yield
+    finally:
+        if ear is not None:
+            await ear.aclose()
 
 
 async def _discard(stream: MemoryObjectReceiveStream[Show | Close | Attend]) -> None:

@@ -10,6 +10,7 @@ from server.asr.textonly import TextOnlySettings
 from server.asr.transcriptions import TranscriptionsSettings
 from server.llm.openai_compatible import OpenAiSettings
 from server.llm.scripted import ScriptedSettings
+from server.vad.smart_turn import SilenceSettings, SmartTurnSettings
 from server.vad.webrtc import WebrtcVadSettings
 from tts.cosyvoice import CosyVoiceSettings
 from tts.espeak import EspeakSettings
@@ -23,6 +24,7 @@ class Auto(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag_field="t
 
 
 VadSettings = WebrtcVadSettings
+EndpointingSettings = Auto | SmartTurnSettings | SilenceSettings
 AsrSettings = (
     Auto | PocketsphinxSettings | FunasrSettings | FunasrWsSettings | TranscriptionsSettings | TextOnlySettings
 )

@@ -219,12 +219,35 @@ def looks_finished(text: str, language: str) -> bool:
     return _is(said, _kept(_COMPLETE, language)) or _ends_with(said, _kept(_CLOSED_ENDS, language))
 
 
-def silence_needed(text: str, language: str, settings: TurnSettings) -> float:
-    """Seconds of silence after these words that end the turn; never less than `soft_end_s`."""
-    seconds = settings.endpoint_s
-    if not settings.endpoint_fixed:
-        if looks_unfinished(text, language):
-            seconds = max(settings.endpoint_s, settings.endpoint_max_s)
-        elif looks_finished(text, language):
-            seconds = min(settings.endpoint_s, settings.endpoint_min_s)
-    return max(seconds, settings.soft_end_s)
+def silence_needed(text: str, language: str, settings: TurnSettings, finished: float | None = None) -> float:
+    """Seconds of silence after these words that end the turn; never less than `soft_end_s`.
+
+    finished: how likely the person has finished by the sound of it, 0 to 1; None: nobody can tell. Where it
+    contradicts the words, neither is believed: an early answer interrupts, so what looks or sounds unfinished gets
+    `endpoint_max_s` if the other side says finished about an open end, and `endpoint_s` about a complete one.
+    """
+    if settings.endpoint_fixed:
+        return max(settings.endpoint_s, settings.soft_end_s)
+    s = settings
+    usual = s.endpoint_s
+    longer, shorter = max(usual, s.endpoint_max_s), min(usual, s.endpoint_min_s)
+    sounds = (
+        0
+        if finished is None or not units(text)
+        else (finished >= s.finished_above) - (finished <= s.unfinished_below)
+    )
+    looks = -1 if looks_unfinished(text, language) else 1 if looks_finished(text, language) else 0
+    match looks, sounds:
+        case (-1, -1) | (0, -1):
+            seconds = max(longer, s.endpoint_patient_s)
+        case (-1, _):
+            seconds = longer
+        case (1, -1):
+            seconds = usual
+        case (_, 1):
+            seconds = min(shorter, s.endpoint_sure_s)
+        case (1, _):
+            seconds = shorter
+        case _:
+            seconds = usual
+    return max(seconds, s.soft_end_s)

@@ -52,6 +52,17 @@ class ProvisionalHeard:
 
 
 @dataclass(frozen=True, slots=True)
+class EndJudged:
+    """The second answer to TakeProvisional, where something listens for the end of turns. It may never come."""
+
+    turn: int
+    pause: int
+    """as in the order: an opinion on an earlier pause is worth nothing"""
+    finished: float
+    """how likely the person has finished, 0 to 1, by the sound of it"""
+
+
+@dataclass(frozen=True, slots=True)
 class FinalHeard:
     """The answer to CommitTurn."""
 
@@ -141,6 +152,7 @@ Event = (
     | VoiceStopped
     | PartialHeard
     | ProvisionalHeard
+    | EndJudged
     | FinalHeard
     | ReplyPrepared
     | ReplyStarted
@@ -169,9 +181,14 @@ class OpenTurn:
 
 @dataclass(frozen=True, slots=True)
 class TakeProvisional:
-    """Ask the ASR for its best text now; the utterance stays open. Answer: ProvisionalHeard."""
+    """Ask the ASR for its best text now; the utterance stays open. Answer: ProvisionalHeard.
+
+    Whatever listens for the end of turns is asked for its opinion, too. Answer: EndJudged, or nothing.
+    """
 
     turn: int
+    pause: int = 0
+    """counts the pauses of the turn"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -210,6 +227,15 @@ class PrepareReply:
     planned_s: float | None = None
     say: str = ""
     instructions: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class ReplanReply:
+    """A prepared reply that is still held will be released at another time than was thought."""
+
+    generation: int
+    planned_s: float
+    """loop time"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -265,6 +291,7 @@ Order = (
     | CommitTurn
     | AbandonTurn
     | PrepareReply
+    | ReplanReply
     | ReleaseReply
     | DropReply
     | PauseReply

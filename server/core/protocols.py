@@ -30,6 +30,29 @@ class Vad(Protocol):
     def open(self) -> VadSession: ...
 
 
+class TurnEndSession(Protocol):
+    """One call's ear for the ends of turns. It stands around the call's voice detector, whose place it takes."""
+
+    def process(self, pcm: bytes) -> bool:
+        """As VadSession: the detector's word, but for what has turned out to be noise by now."""
+        ...
+
+    async def finished(self, seconds: float) -> float | None:
+        """How likely the person has finished (0 to 1) by the last `seconds` of sound; None: it cannot be told.
+
+        Never raises, and never lasts for more than a second.
+        """
+        ...
+
+    async def aclose(self) -> None: ...
+
+
+class TurnEnds(Protocol):
+    """Shared by all calls; loaded once."""
+
+    def open(self, vad: VadSession) -> TurnEndSession: ...
+
+
 class AsrSession(Protocol):
     """One call's listener. Utterances follow each other; `commit` or `drop` ends one and begins the next."""
 

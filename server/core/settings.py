@@ -16,8 +16,16 @@ class TurnSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     """... when the words look finished"""
     endpoint_max_s: float = 1.2
     """... when the words look unfinished"""
+    endpoint_sure_s: float = 0.3
+    """... when the voice sounds finished, and the words do not look unfinished"""
+    endpoint_patient_s: float = 1.5
+    """... when the voice sounds unfinished, and the words do not look finished"""
     endpoint_fixed: bool = False
-    """whether the words are ignored and endpoint_s always holds"""
+    """whether words and sound are ignored and endpoint_s always holds"""
+    finished_above: float = 0.8
+    """the opinion on the sound, 0 to 1, from which on it sounds finished (smart-turn; see `endpointing`)"""
+    unfinished_below: float = 0.2
+    """... and up to which it sounds unfinished; what lies between changes nothing"""
     overlap_s: float = 0.2
     """speech over the reply that pauses it, from its first voiced frame"""
     confirm_s: float = 0.5
@@ -54,6 +62,8 @@ class TurnSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
             value = getattr(self, name)
             if name.endswith("_s") and not 0 <= value < 3600:
                 raise ValueError(f"{name} is {value}; it must lie between 0 and 3600 seconds")
+        if not 0 <= self.unfinished_below < self.finished_above <= 1:
+            raise ValueError("unfinished_below must be less than finished_above, and both between 0 and 1")
         if self.turn_max_s < 1 or self.confirm_units < 1:
             raise ValueError("turn_max_s and confirm_units must be at least 1")
 

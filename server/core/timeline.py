@@ -280,6 +280,14 @@ class Timeline:
             self._reply.finished = True
             self._reply.text.finish()
 
+    def replan(self, planned: Samples) -> list[Placed]:
+        """Move a held reply to another planned time. Returns the new places of what there is of it."""
+        reply = self._reply
+        if reply is None or reply.planned is None:
+            return []
+        reply.planned = planned
+        return reply.put(planned) if reply.pieces else []
+
     def release(self, now: Samples) -> list[Placed]:
         """Let a held reply be read. Returns the new places if it could not keep the planned ones."""
         reply = self._reply

@@ -11,6 +11,7 @@ from server.core.events import (
     CommitTurn,
     CutReply,
     DropReply,
+    EndJudged,
     Event,
     FinalHeard,
     Interrupted,
@@ -23,6 +24,7 @@ from server.core.events import (
     PrepareReply,
     ProvisionalHeard,
     ReleaseReply,
+    ReplanReply,
     ReplyFailed,
     ReplyFinished,
     ReplyPrepared,
@@ -97,12 +99,16 @@ class _Turn:
     """the last words that were heard in it, certain or not"""
     paused_at: float = 0.0
     """when it stopped a reply"""
+    pauses: int = 0
+    """how many of its pauses were long enough to ask for its words"""
     silence_at: float | None = None
     """end of its last voice; None: the person is speaking. The rest is about this pause alone."""
     asked_at: float | None = None
     """when TakeProvisional was ordered"""
     provisional: str | None = None
     """the answer to that"""
+    finished: float | None = None
+    """how likely it is over by the sound of it; None: nobody said so, or not yet"""
     endpoint_at: float | None = None
     """when the turn ends, judged from those words"""
 
@@ -177,6 +183,8 @@ class TurnTaker:
                 self._partial_heard(turn, text, stable_units, now)
             case ProvisionalHeard(turn, text):
                 self._provisional_heard(turn, text, now)
+            case EndJudged(turn, pause, finished):
+                self._end_judged(turn, pause, finished, now)
             case FinalHeard(turn, text):
                 self._final_heard(turn, text, now)
             case ReplyPrepared():
@@ -271,7 +279,7 @@ class TurnTaker:
             case State.HEARING | State.PAUSED:
                 assert self._turn is not None
                 turn = self._turn
-                turn.silence_at = turn.asked_at = turn.provisional = turn.endpoint_at = None
+                turn.silence_at = turn.asked_at = turn.provisional = turn.finished = turn.endpoint_at = None
                 if self._state is State.HEARING and self._reply is not None:
                     self._end_reply("continued")
             case State.THINKING | State.SPEAKING:
@@ -326,7 +334,8 @@ class TurnTaker:
     def _take_provisional(self, now: float) -> None:
         assert self._turn is not None
         self._turn.asked_at = now
-        self._orders.append(TakeProvisional(self._turn.number))
+        self._turn.pauses += 1
+        self._orders.append(TakeProvisional(self._turn.number, self._turn.pauses))
 
     def _partial_heard(self, number: int, text: str, stable_units: int, now: float) -> None:
         self._remember(number, text)
@@ -347,18 +356,35 @@ class TurnTaker:
         if self._state is State.HEARING:
             self._plan(now)
 
+    def _end_judged(self, number: int, pause: int, finished: float, now: float) -> None:
+        """Shortens or lengthens the silence that is still awaited; what is over is over, and nothing waits for it."""
+        turn = self._turn
+        if turn is None or (turn.number, turn.pauses) != (number, pause) or turn.asked_at is None:
+            return
+        turn.finished = finished
+        if self._state is not State.HEARING or turn.endpoint_at is None:
+            return  # the words will be the occasion
+        before, turn.endpoint_at = turn.endpoint_at, self._endpoint(turn)
+        if self._reply is not None and turn.endpoint_at != before:
+            self._orders.append(ReplanReply(self._reply.generation, max(turn.endpoint_at, now)))
+
+    def _endpoint(self, turn: _Turn) -> float:
+        """In a pause whose words are known: when the turn ends."""
+        assert turn.silence_at is not None
+        assert turn.provisional is not None
+        return turn.silence_at + silence_needed(turn.provisional, self.language, self.settings, turn.finished)
+
     def _plan(self, now: float) -> None:
         """HEARING, in a pause whose words are known: when the turn ends, and what will then be said."""
         turn = self._turn
         assert turn is not None
-        assert turn.silence_at is not None
         assert turn.provisional is not None
         text, reply = turn.provisional, self._reply
         if reply is not None:
             if not units(text) or normalise(text) == normalise(reply.question.text):
                 return
             self._end_reply("reheard")
-        turn.endpoint_at = turn.silence_at + silence_needed(text, self.language, self.settings)
+        turn.endpoint_at = self._endpoint(turn)
         if units(text) and self.create_response and turn.endpoint_at > now:
             self._prepare(_Question(turn.number, text), turn.endpoint_at)
 
