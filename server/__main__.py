@@ -19,6 +19,7 @@ STARTED = time.monotonic()
 TOOLS = {
     "synthesize": "an avatar says a recording: a film",
     "train": "teach a face: a person, or the motion that all share",
+    "voice": "voices that are cloned from recordings: add, list, remove",
     "import": "InsTaG's and TalkingGaussian's checkpoints become an avatar's folder",
 }
 
@@ -63,6 +64,10 @@ def _tool(arguments: Sequence[str]) -> Callable[[Sequence[str]], int] | None:
             from render.synthesize import main as synthesize
 
             return synthesize
+        if name == "voice":
+            from server.voice_command import main as voice
+
+            return voice
         if name == "import":
             from render.importer import main as import_
 

@@ -212,6 +212,13 @@ async def _asr(config: Config, stack: AsyncExitStack) -> tuple[Asr, Choice]:
         return engine, Choice("transcribe", "none: type instead", error.message)
 
 
+@asynccontextmanager
+async def load_asr(config: Config) -> AsyncIterator[Asr]:
+    """What understands speech here, by itself. Raises StageError."""
+    async with AsyncExitStack() as stack:
+        yield (await _asr(config, stack))[0]
+
+
 async def _llm(config: Config, stack: AsyncExitStack, local: bool) -> tuple[Llm, str, Choice]:
     settings = config.llm
     if isinstance(settings, Auto):

@@ -2,7 +2,7 @@
 
 import logging
 import tempfile
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,7 @@ from server.core.media import MIC_FRAME_BYTES, MIC_RATE, SAMPLE_BYTES
 from server.core.notices import listing
 from server.core.protocols import Asr
 from server.engines import Engines
+from tts.references import Reference
 from tts.scripts import primary
 from tts.voices import (
     CONSENT,
@@ -144,7 +145,7 @@ class VoiceRoutes:
     async def _delete(self, request: web.Request) -> web.Response:
         voices = self._owned(request)
         name = check_name(request.match_info["voice"])
-        await forget(voices, name, self._engines, force=request.query.get("force") == "true")
+        await forget(voices, name, self._engines.forget_voice, force=request.query.get("force") == "true")
         log.info("voice %s was deleted", name)
         return web.json_response({"object": "audio.voice.deleted", "id": name, "deleted": True})
 
@@ -157,16 +158,19 @@ class VoiceRoutes:
         return self._voices
 
 
-async def forget(voices: Voices, name: str, engines: Engines, force: bool = False) -> None:
+async def forget(
+    voices: Voices, name: str, tell: Callable[[Reference], Awaitable[None]], force: bool = False
+) -> None:
     """Delete a voice here and at the voice server; both or, unless it is forced, nothing.
 
+    tell: makes the voice server forget it.
     Raises RequestError if there is none, StageError if the voice server cannot be told.
     """
     sound = await voices.reference(name)
     taken = await voices.take_away(name)  # no clause finds it any more, so it is not sent there again
     try:
         if sound is not None:
-            await engines.forget_voice(sound)
+            await tell(sound)
     except StageError as error:
         if not force:
             await voices.put_back(taken, name)

@@ -215,6 +215,9 @@ class CosyVoice:
             stamp, known = self._ids.get(reference.name, (0.0, ""))
             if known and stamp == reference.stamp:
                 return known
+            if reference.name not in self._references.names():  # it was deleted after it was read
+                what = f"The voice {reference.name!r} was deleted."
+                raise StageError("tts", "tts_voice_unknown", what, retryable=False)
             known = await self._give(reference)
             self._ids[reference.name] = (reference.stamp, known)
             return known

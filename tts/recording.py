@@ -202,16 +202,16 @@ def s16(pcm: Wave) -> bytes:
     return (pcm * 32767.0).clip(-32768, 32767).astype("<i2").tobytes()
 
 
-def resampled(pcm: Wave, rate: int) -> Wave:
-    """From RATE to another one; as long as the whole demands."""
+def resampled(pcm: Wave, rate: int, source: int = RATE) -> Wave:
+    """At another rate; as long as the whole demands."""
     import av
 
     resampler = av.AudioResampler(format="flt", layout="mono", rate=rate)
     frame = av.AudioFrame.from_ndarray(pcm.reshape(1, -1), format="flt", layout="mono")
-    frame.sample_rate = RATE
+    frame.sample_rate = source
     frames = [*resampler.resample(frame), *resampler.resample(None)]
     out = np.concatenate([one.to_ndarray().reshape(-1) for one in frames] or [np.zeros(0, np.float32)])
-    wanted = len(pcm) * rate // RATE
+    wanted = len(pcm) * rate // source
     return np.pad(out[:wanted], (0, max(wanted - len(out), 0))).astype(np.float32)
 
 
