@@ -38,7 +38,7 @@ MARGIN = TAPS // 2  # samples that the filter sees beyond a frame, on either sid
 QUIET = 33.0  # RMS of 32768, -60 dBFS: a frame of voice below this is silence
 CLOSING = (3, 7)  # frames after the last sound between which the mouth comes to rest whatever the encoder says
 
-TOUCHING = (0.1, 0.3)
+TOUCHING = (0.0, 0.15)
 """Lips that should be nearer than the first, as a share of what is usual, touch; farther than the second, they do as
 the field says. A field fitted to few moments opens a little where it is unsure, and an `m` would show teeth."""
 

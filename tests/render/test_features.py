@@ -136,7 +136,7 @@ def test_lips_that_should_touch_do_whatever_the_field_makes_of_it() -> None:
     rng = np.random.default_rng(5)
     windows = rng.standard_normal((4, 8, 2, 32)).astype(np.float32)
     rest = np.full((2, 32), 7, np.float32)
-    shown = closing(windows, np.array([0.05, 0.2, 0.31, -3.0], np.float32), rest)
+    shown = closing(windows, np.array([-0.05, 0.075, 0.16, -3.0], np.float32), rest)
     assert np.array_equal(shown[0], np.broadcast_to(rest, (8, 2, 32)))
     assert np.array_equal(shown[3], shown[0])
     assert np.allclose(shown[1], (windows[1] + rest) / 2, atol=1e-5)
