@@ -305,7 +305,8 @@ class _Encoder:
         self._out = _Sink()
         self._container: Any = av.open(self._out, "w", format=container, options=options)
         self._stream: Any = self._container.add_stream(codec, rate=RATE, layout="mono")
-        self._resampler = av.AudioResampler(format=self._stream.format.name, layout="mono", rate=self._stream.rate)
+        context: Any = self._stream.codec_context
+        self._resampler = av.AudioResampler(format=context.format.name, layout="mono", rate=context.sample_rate)
         self._samples = 0
 
     async def feed(self, pcm: bytes) -> bytes:

@@ -280,8 +280,8 @@ def _pauses(levels: npt.NDArray[np.float64], gate: float, first: int, last: int)
         if end - start >= 2 * margin:
             until, begin = start + margin, end - margin
         else:  # both at the quietest place: what is soft at its ends belongs to the words
-            quiet = np.convolve(levels[start:end], np.ones(6) / 6, "valid")
-            until = begin = start + int(np.argmin(quiet)) + 3
+            quiet = np.convolve(levels[start + 4 : end - 4], np.ones(6) / 6, "valid")
+            until = begin = start + 4 + int(np.argmin(quiet)) + 3
         found.append(Pause(start * FRAME_S, end * FRAME_S, until * FRAME_S, begin * FRAME_S))
     return found
 
@@ -290,7 +290,7 @@ def _ceiling(pcm: Wave) -> float:
     size = np.abs(pcm)
     peak = float(size.max(initial=0.0))
     loud = np.count_nonzero(size > 0.05 * peak)
-    return float(np.count_nonzero(size > CEILING * peak)) / loud if loud else 0.0
+    return float(np.count_nonzero(size > CEILING * peak) / loud) if loud else 0.0
 
 
 def _balance_db(pcm: Wave, active: npt.NDArray[np.bool_]) -> float:

@@ -18,7 +18,6 @@ from server.voice_routes import UPLOAD_LIMIT
 from tests.call.dialled import dial, events, written
 from tests.fakes.speech_server import Answer, FakeSpeechServer, Until, speech_server, tone
 from tests.tts.recordings import SENTENCES, Spoken, noisy, spoken
-from tts.flite import FliteSettings
 from tts.recording import RATE, wav
 from tts.voices import CONSENT
 
@@ -28,9 +27,8 @@ TEXT = "The first sentence is here and it is long enough. The second sentence co
 
 
 @pytest.fixture(scope="module")
-async def said() -> Spoken:
-    async with FliteSettings().load() as voice:
-        return await spoken(voice, *SENTENCES[:3])
+def said() -> Spoken:
+    return spoken(*SENTENCES[:3])
 
 
 @pytest.fixture(scope="module")

@@ -5,26 +5,25 @@ import pytest
 
 from tests.tts.recordings import SENTENCES, Spoken, clipped, hiss, music, noisy, spoken, tone
 from tts.recording import KEPT_S, RATE, Fault, Stretch, choose, examine, keep
-from tts.remote import RemoteVoice
 from tts.transcripts import fits, part
 
 
 @pytest.fixture
-async def said(flite: RemoteVoice) -> Spoken:
-    return await spoken(flite, *SENTENCES[:3])
+def said() -> Spoken:
+    return spoken(*SENTENCES[:3])
 
 
 @pytest.fixture
-async def long(flite: RemoteVoice) -> Spoken:
+def long() -> Spoken:
     """Longer than what is kept."""
-    return await spoken(flite, *SENTENCES)
+    return spoken(*SENTENCES)
 
 
 def codes(pcm: np.ndarray) -> list[str]:
     return [fault.code for fault in examine(pcm.astype(np.float32)).faults]
 
 
-async def test_each_fault_is_named(said: Spoken, flite: RemoteVoice) -> None:
+def test_each_fault_is_named(said: Spoken) -> None:
     pcm = said.pcm
     assert codes(pcm) == []
     assert codes(clipped(pcm)) == ["clipped"]
@@ -36,14 +35,14 @@ async def test_each_fault_is_named(said: Spoken, flite: RemoteVoice) -> None:
     assert codes(hiss(6)) == ["no_speech"]
     assert codes(tone(6)) == ["music"]
     assert codes(music(6)) == ["music"]
-    word = (await spoken(flite, "Hello.")).pcm
+    word = spoken("Hello.").pcm
     assert codes(np.pad(word, (0, 6 * RATE))) == ["little_speech"]
     assert all(len(fault.message) > 40 for fault in examine(clipped(pcm)).faults)
 
 
 @pytest.mark.parametrize("name", ["slt", "rms", "awb", "kal16"])
-async def test_a_good_recording_is_taken(flite: RemoteVoice, name: str) -> None:
-    found = examine((await spoken(flite, *SENTENCES[:3], name=name)).pcm)
+def test_a_good_recording_is_taken(name: str) -> None:
+    found = examine(spoken(*SENTENCES[:3], name=name).pcm)
     assert found.faults == ()
     assert found.pauses
 
@@ -54,14 +53,14 @@ def test_a_telephone_and_a_hiss_are_advised_against() -> None:
     assert codes(rng.standard_normal(4 * RATE) * 1e-4) == ["no_speech"]
 
 
-async def test_advice(said: Spoken) -> None:
+def test_advice(said: Spoken) -> None:
     assert examine(said.pcm, 0.0, 8000).advice
     assert "Noise" in " ".join(examine(noisy(said.pcm, 19.0)).advice)
 
 
 @pytest.mark.parametrize("name", ["slt", "kal16"])
-async def test_it_is_cut_at_pauses_only(flite: RemoteVoice, name: str) -> None:
-    long = await spoken(flite, *SENTENCES, name=name)
+def test_it_is_cut_at_pauses_only(name: str) -> None:
+    long = spoken(*SENTENCES, name=name)
     found = examine(long.pcm)
     stretch = choose(found)
     assert isinstance(stretch, Stretch)
@@ -80,7 +79,7 @@ async def test_it_is_cut_at_pauses_only(flite: RemoteVoice, name: str) -> None:
     assert np.abs(kept).max() <= 0.9
 
 
-async def test_without_a_pause_nothing_is_cut(said: Spoken) -> None:
+def test_without_a_pause_nothing_is_cut(said: Spoken) -> None:
     voiced = said.pcm[round(0.4 * RATE) : round(1.9 * RATE)]
     unbroken = np.tile(voiced, 9)
     found = examine(unbroken)
@@ -89,8 +88,8 @@ async def test_without_a_pause_nothing_is_cut(said: Spoken) -> None:
         assert isinstance(choose(found), Fault)
 
 
-async def test_short_speech_is_filled_up_with_silence(flite: RemoteVoice) -> None:
-    short = await spoken(flite, SENTENCES[0], "It is late.")
+def test_short_speech_is_filled_up_with_silence() -> None:
+    short = spoken(SENTENCES[0], "It is late.")
     found = examine(short.pcm)
     assert found.faults == ()
     stretch = choose(found)
@@ -115,7 +114,7 @@ def letters(text: str) -> str:
     return "".join(c for c in text.lower() if c.isalnum() or c == " ")
 
 
-async def test_the_transcript_is_cut_with_it(long: Spoken) -> None:
+def test_the_transcript_is_cut_with_it(long: Spoken) -> None:
     found = examine(long.pcm)
     stretch = choose(found)
     assert isinstance(stretch, Stretch)
