@@ -23,6 +23,8 @@ median of the trained frames' action units, gaze straight ahead.
     aperture_r, _lag_ms   that opening against the generator's mouth saying the same phones, in voices and sentences
                           that nothing was trained on: Pearson's r, and by how much we are late (the lag of the best
                           correlation, its sign dropped in the figure's bound). aperture_field_r: by the field
+    lip_jerk              the 99th percentile of the lower lip's second difference in the clip's frames, by the
+                          truth's: more than one trembles, less is sluggish
     hole_r                sanity of the opening: the hole in the clip's own poses against the height of label 4
     static_std            standard deviation over time of hair and forehead (labels 2, and 1 above the brows), fixed
                           pose, at rest, speaking, the mean over pixels and channels, of 255
@@ -79,6 +81,8 @@ BEYOND = np.radians(5.0)
 COLUMNS = 6  # of the mouth's middle, either side
 PAIRS = ((61, 67), (62, 66), (63, 65))  # inner lips, above and below
 NEAREST = 4  # Gaussians that stand for a landmark
+WITNESSES = 12  # frames that tell which
+LOWER = np.r_[55:60, 65:68]  # landmarks of the lower lip
 CALM_S = 1.0  # silence around a clip, so that no feature lacks its surroundings
 AT_JOINT_S = 0.2
 IDLE_S = 2.0  # before and after an utterance in a call
@@ -258,23 +262,26 @@ def below(landmarks: np.ndarray, side: int) -> slice:
 
 
 class Tracked:
-    """The face's Gaussians that stand for the 68 landmarks, found where the clip's mouth is widest open."""
+    """The face's Gaussians that stand for the 68 landmarks: those that keep nearest to them, mouth open or closed."""
 
     def __init__(self, subject: Subject, windows: np.ndarray) -> None:
         """windows: the clip's. Only points that the field moves, and that are seen, can stand for a landmark."""
         self.subject = subject
         clip, avatar = subject.clip, subject.avatar
-        widest = max(clip.trained, key=lambda i: aperture_of(clip.moments[i].points))
+        opened = sorted(clip.trained, key=lambda i: aperture_of(clip.moments[i].points))
+        some = [opened[k] for k in np.unique(np.linspace(0, len(opened) - 1, WITNESSES).astype(int))]
         solid = avatar.face.opacity > 0  # the logistic function's half
         if avatar.eyeballs is not None:
             solid &= avatar.eyeballs.index == 0
         self._known = np.flatnonzero(solid)
-        at = self.face(windows[widest], clip.moments[widest].action_units)[self._known]
-        off = np.linalg.norm(at[None] - clip.moments[widest].points[:, None], axis=2)
+        off = np.zeros((len(clip.moments[0].points), len(self._known)))
+        for i in some:
+            at = self.face(windows[i], clip.moments[i].action_units)[self._known]
+            off += np.linalg.norm(at[None] - clip.moments[i].points[:, None], axis=2) / len(some)
         self._near = self._known[np.argsort(off, axis=1)[:, :NEAREST]]
         """(68, NEAREST)"""
         self.far_mm = 1000 * float(np.median(np.sort(off, axis=1)[:, :NEAREST]))
-        """how far from its landmark such a Gaussian lies"""
+        """how far from its landmark such a Gaussian lies on average"""
 
     def face(self, window: np.ndarray, units: np.ndarray) -> np.ndarray:
         """(face Gaussians, 3): where the field puts them, the head's frame, metres."""
@@ -288,6 +295,17 @@ class Tracked:
     def points(self, window: np.ndarray, units: np.ndarray) -> np.ndarray:
         """(68, 3), metres."""
         return self.face(window, units)[self._near].mean(1)
+
+
+def lip_jerk(subject: Subject, tracked: Tracked, windows: np.ndarray) -> float:
+    """How much quicker than the truth's the lower lip starts and stops, over the judged frames, in their poses."""
+    clip, ours, true = subject.clip, [], []
+    for i in clip.judged:
+        moment = clip.moments[i]
+        ours.append(subject.project(tracked.points(windows[i], moment.action_units)[LOWER], moment.pose))
+        true.append(moment.landmarks[LOWER])
+    quick = [float(np.quantile(motion.jerks(np.array(tracks)), 0.99)) for tracks in (ours, true)]
+    return quick[0] / max(quick[1], 1e-6)
 
 
 def aperture_of(points: np.ndarray) -> float:
@@ -547,6 +565,7 @@ def judge(avatar: Avatar, clip: Clip, utterances: Sequence[Spoken], quick: bool,
     closed_m = float(
         np.median([aperture_of(tracked.points(windows[i], clip.moments[i].action_units)) - true[i] for i in shut])
     )
+    value(f"{name}.lip_jerk", "of the truth", lip_jerk(subject, tracked, windows))
     said = say(subject, tracked, utterances, closed_m)
     speech(name, subject, said)
 

@@ -109,6 +109,7 @@ def test_a_person_judged_by_her_own_pictures(
     assert found["seam"]["value"] >= 0
     assert 0 <= found["static_std"]["value"] < found["static_std_p99"]["value"] + 1e-6
     assert found["joint"]["value"] > 0
+    assert found["lip_jerk"]["value"] > 0
     assert {"closure.flite", "closure.human"} <= set(found)
     assert found["closure"]["unit"] == "share of 2"
     assert "generator" in found["people.test"]["note"]
