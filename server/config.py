@@ -10,7 +10,7 @@ from typing import Any
 
 import msgspec
 
-from render.remote import StillSettings
+from render.remote import InstagSettings
 from server.core.errors import ConfigError, RequestError
 from server.core.media import Persona
 from server.core.notices import listing
@@ -98,7 +98,7 @@ class Config(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     llm: LlmSettings = Auto()
     tools: ToolSettings = ToolSettings()
     tts: TtsSettings = Auto()
-    render: RenderSettings = StillSettings()
+    render: RenderSettings = InstagSettings()
     personas: dict[str, PersonaSettings] = msgspec.field(default_factory=_personas)
 
     def persona(self, name: str) -> Persona:
