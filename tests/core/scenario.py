@@ -13,6 +13,7 @@ from server.core.events import (
     CommitTurn,
     CutReply,
     DropReply,
+    EndJudged,
     Event,
     FinalHeard,
     OpenTurn,
@@ -22,6 +23,7 @@ from server.core.events import (
     PrepareReply,
     ProvisionalHeard,
     ReleaseReply,
+    ReplanReply,
     ReplyFinished,
     ReplyPrepared,
     ReplyProgressed,
@@ -86,6 +88,9 @@ class Witness:
                     elif turn is not None:
                         assert self.turns[turn] == "committed"
                     self.replies, self.reply, self.phase = generation, generation, "held"
+                case ReplanReply(generation, planned_s):
+                    assert (generation, self.phase) == (self.reply, "held")
+                    assert planned_s >= now
                 case ReleaseReply(generation):
                     assert (generation, self.phase) == (self.reply, "held")
                     self.phase, promised = "released", None
@@ -172,6 +177,8 @@ class Scenario:
     lasts_s: float = 4.0
     """length of every reply"""
     progress: bool = True
+    opinions: tuple[tuple[float, float], ...] = ()
+    """of each pause in turn: how long after TakeProvisional it comes, and the opinion on the sound"""
     silent_replies: bool = False
     """replies are made but never become audible"""
 
@@ -185,6 +192,7 @@ class Scenario:
         self.states: list[tuple[float, State]] = [(0.0, State.LISTENING)]
         self._queue: list[tuple[float, int, Event, bool]] = []  # the flag: planned here, and filled in when due
         self._order = itertools.count()  # events of one instant happen in the order in which they were planned
+        self._pauses = 0
         self._opened: dict[int, float] = {}
         self._ended: dict[int, float] = {}
         self._ready: set[int] = set()
@@ -288,7 +296,10 @@ class Scenario:
             match order:
                 case OpenTurn(turn, at):
                     self._opened[turn] = at
-                case TakeProvisional(turn):
+                case TakeProvisional(turn, pause):
+                    self._pauses += 1
+                    for later_s, opinion in self.opinions[self._pauses - 1 : self._pauses]:
+                        self._tell(self.now + later_s, EndJudged(turn, pause, opinion))
                     if self.asr_s is not None:
                         self._tell(self.now + self.asr_s, ProvisionalHeard(turn, self.text(turn, self.now)))
                 case CommitTurn(turn):
@@ -328,6 +339,8 @@ def in_words(order: Order) -> str:
         case PrepareReply(generation, turn, text, planned_s, say):
             when = "now" if planned_s is None else f"for {planned_s:.2f}"
             return f"prepare #{generation} to {turn or 'all'} {when}: {say or text}"
+        case ReplanReply(generation, planned_s):
+            return f"replan #{generation} for {planned_s:.2f}"
         case ReleaseReply(generation):
             return f"release #{generation}"
         case DropReply(generation, reason):
