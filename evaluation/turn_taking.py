@@ -7,8 +7,8 @@
 flite says the turns on the spot, at several levels and over several noises: finished, broken off, with a pause of 0.3
 to 1.2 s inside (at a comma, whose silence is stretched: the melody promises more, as people's does), and
 back-channels over a reply. They go frame by frame through the stages `hear`, `transcribe` and `converse`, webrtcvad,
-Silero, smart-turn and pocketsphinx, which compute here and answer after the fixed times below. A turn is cut off if it
-is committed before its last sound; if not, its delay lasts from there to its commit.
+Silero, smart-turn and pocketsphinx, which compute here and answer after the fixed times below.
+A turn is cut off if it is committed before its last sound; if not, its delay lasts from there to its commit.
 """
 
 import argparse
