@@ -5,7 +5,7 @@
     python -m evaluation.turn_taking --words known   # without pocketsphinx, which takes most of the time
 
 flite says the turns on the spot, at several levels and over several noises: finished, broken off, with a pause of 0.3
-to 1.2 s inside (at a comma, whose silence is stretched: the melody promises more, as people's does), and
+to 1.2 s inside (within a phrase, as people hesitate), and
 back-channels over a reply. They go frame by frame through the stages `hear`, `transcribe` and `converse`, webrtcvad,
 Silero, smart-turn and pocketsphinx, which compute here and answer after the fixed times below.
 A turn is cut off if it is committed before its last sound; if not, its delay lasts from there to its commit.
@@ -85,30 +85,30 @@ FINISHED = (
     "please remind me to call my mother",
 )  # fmt: skip
 PAUSED = (
-    ("i would like a large coffee", "and a slice of the apple cake"),
-    ("when i was in london last year", "i saw a very old bridge"),
-    ("tomorrow morning", "i have to go to the dentist"),
-    ("could you tell me", "how far it is to the station"),
-    ("my sister and her husband", "are coming for dinner on friday"),
-    ("first we went to the museum", "then we had lunch by the river"),
-    ("if it rains this afternoon", "we will stay at home and read"),
-    ("the thing that i like most about this town", "is the market"),
-    ("well", "i think we should leave at seven"),
-    ("i wanted to ask you", "whether the shop is open on sunday"),
-    ("please send the letter to my office", "not to my home"),
-    ("she said that the train was late", "because of the snow"),
-    ("the first one", "is smaller than the others"),
-    ("after the meeting with the doctor", "i felt a lot better"),
-    ("i need two tickets for the show", "and a program please"),
-    ("let me see", "it was the second house on the right"),
-    ("before you answer", "think about it for a moment"),
-    ("in my opinion", "the book is better than the film"),
-    ("we have bread and butter and", "some cheese from the farm"),
-    ("as far as i know", "nobody lives there any more"),
-    ("my phone number is five five two", "three seven one nine"),
-    ("he opened the door", "and looked into the garden"),
-    ("on the way home from work", "i bought some flowers for my mother"),
-    ("i would like to know if", "there is a bank around here"),
+    "i would like to book a table for | two people",
+    "when i was in london i saw a | very old bridge",
+    "tomorrow morning i have to go to | the dentist",
+    "could you tell me how far it is | to the station",
+    "my sister and her husband | are coming for dinner on friday",
+    "first we went to the | museum by the river",
+    "if it rains this afternoon we | will stay at home and read",
+    "the thing that i like most about | this town is the market",
+    "i think we should | leave at seven",
+    "i wanted to ask you whether | the shop is open on sunday",
+    "please send the letter to my | office in the city",
+    "she said that the train was late because | of the snow",
+    "the first one is | smaller than the others",
+    "after the meeting with the doctor i | felt a lot better",
+    "i need two tickets for | the show and a program",
+    "it was the second | house on the right",
+    "you should think about it for | a moment",
+    "in my opinion the book is better than | the film",
+    "we have bread and butter and | some cheese from the farm",
+    "as far as i know nobody lives | there any more",
+    "my phone number is five five two | three seven one nine",
+    "he opened the | door and looked into the garden",
+    "on the way home from work i bought | some flowers",
+    "i would like to know if | there is a bank around here",
 )
 BACKCHANNELS = ("yeah", "okay", "uh huh", "mm hmm", "right", "i see", "really")
 
@@ -122,6 +122,8 @@ class Turn:
     """finished, paused, unfinished or backchannel"""
     about: dict[str, object]
     pcm: Pcm
+    first_s: float
+    """the beginning of its first word"""
     last_s: float
     """the end of its last word, from the beginning of `pcm`"""
     known: list[tuple[float, str]]
@@ -132,6 +134,17 @@ class Turn:
     """smart-turn's: frames heard -> how likely it is finished"""
     texts: dict[tuple[int, int], str] = field(default_factory=dict)
     """pocketsphinx's: first frame and number of frames -> words"""
+
+    def words(self, now_s: float) -> str:
+        """What has been said by then, the words spread evenly over each part."""
+        began_s, before = self.first_s, ""
+        for end_s, text in self.known:
+            if now_s < end_s:
+                more = text.removeprefix(before).split()
+                share = max(0.0, (now_s - began_s) / max(end_s - began_s, 0.01))
+                return " ".join([*before.split(), *more[: int(share * len(more))]])
+            began_s, before = end_s, text
+        return before
 
     def frames(self) -> list[bytes]:
         count = self.pcm.size // MIC_FRAME_SAMPLES
@@ -154,13 +167,29 @@ def say(voice: str, text: str) -> Sound:
     return sound[max(0, loud[0] - 160) : loud[-1] + 160]
 
 
-def split(sound: Sound) -> tuple[Sound, Sound]:
-    """What is before and behind the longest silence inside: flite's comma."""
-    hop = MIC_RATE // 100
-    loud = np.abs(sound[: sound.size // hop * hop].reshape(-1, hop)).max(axis=1) > 0.02
-    edges = np.flatnonzero(loud)
-    gap = int(np.argmax(np.diff(edges)))
-    return sound[: (edges[gap] + 1) * hop], sound[edges[gap + 1] * hop :]
+@cache
+def phones(voice: str, text: str) -> list[float]:
+    """When each of its phones ends, in seconds from flite's first sample, silences left out."""
+    told = subprocess.run(
+        ["flite", "-voice", voice, "-t", text, "-psdur", "-o", "none"], check=True, timeout=60, capture_output=True
+    )
+    pairs = (phone.split(":") for phone in told.stdout.decode().split())
+    return [float(pair[-1]) for pair in pairs if pair[0] != "pau"]
+
+
+def split(voice: str, first: str, second: str) -> tuple[Sound, Sound]:
+    """One sentence in two, between two of its words: the melody of the first part does not know of the pause."""
+    whole = f"{first} {second}"
+    ends = phones(voice, whole)
+    sound = say(voice, whole)
+    # The times count from flite's own silence on, which `say` left out.
+    offset_s = sound.size / MIC_RATE - ends[-1]
+    cut = round((ends[len(phones(voice, first)) - 1] + offset_s) * MIC_RATE)
+    before, behind = sound[:cut].copy(), sound[cut:].copy()
+    ramp = np.linspace(1, 0, 160, dtype=np.float32)
+    before[-160:] *= ramp
+    behind[:160] *= ramp[::-1]
+    return before, behind
 
 
 def noise(kind: str, dbfs: float, samples: int, rng: np.random.Generator) -> Sound:
@@ -200,9 +229,9 @@ def turns(count: int, seed: int = 7) -> Iterator[Turn]:
         noise_dbfs = min(noise_dbfs, dbfs - 15)
         pause_s = 0.0
         if kind in ("paused", "unfinished"):
-            first, second = PAUSED[int(rng.integers(len(PAUSED)))]
-            text = f"{first}, {second}"
-            before, behind = split(say(voice, text))
+            first, second = PAUSED[int(rng.integers(len(PAUSED)))].split(" | ")
+            text = f"{first} {second}"
+            before, behind = split(voice, first, second)
             parts = [(before.size / MIC_RATE, first)]
             if kind == "unfinished":
                 text, speech = first, before
@@ -214,7 +243,7 @@ def turns(count: int, seed: int = 7) -> Iterator[Turn]:
             text = texts[int(rng.integers(len(texts)))]
             speech, parts = say(voice, text), []
         if kind != "unfinished":
-            parts.append((speech.size / MIC_RATE, text.replace(",", "")))
+            parts.append((speech.size / MIC_RATE, text))
         lead = round((LEAD_S + (1.5 if kind == "backchannel" else 0.0)) * MIC_RATE) + int(rng.integers(320))
         sound = np.zeros(lead + speech.size + round(TAIL_S * MIC_RATE), np.float32)
         voiced = speech[np.abs(speech) > 0.02]
@@ -230,7 +259,7 @@ def turns(count: int, seed: int = 7) -> Iterator[Turn]:
         }
         pcm = (sound.clip(-1, 1) * 32767).astype(np.int16)
         known = [(lead / MIC_RATE + end_s - 0.05, words) for end_s, words in parts]
-        yield Turn(number, kind, about, pcm, (lead + speech.size - 160) / MIC_RATE, known)
+        yield Turn(number, kind, about, pcm, lead / MIC_RATE, (lead + speech.size - 160) / MIC_RATE, known)
 
 
 # ---- the ears, on virtual time ---------------------------------------------------------------------
@@ -244,13 +273,21 @@ class Listener:
         self._decoder = decoder
         self._all = frames
         self._pushed: list[bytes] = []
+        self._hearing: Hearing | None = None
+        self._decoded = 0
 
     async def push(self, pcm16k: bytes) -> None:
         self._pushed.append(pcm16k)
 
     async def partials(self) -> AsyncGenerator[Transcript, None]:
-        await anyio.sleep_forever()
-        yield Transcript("")
+        """A text every 0.2 s; its last word may yet become another."""
+        told = ""
+        while True:
+            await anyio.sleep(0.2)
+            text = self._words()
+            if text != told:
+                told = text
+                yield Transcript(text, len(text.rpartition(" ")[0]))
 
     async def provisional(self) -> Transcript:
         await anyio.sleep(ASR_S)
@@ -258,28 +295,37 @@ class Listener:
 
     async def commit(self) -> Transcript:
         words = await self.provisional()
-        self._pushed = []
+        self._forget()
         return Transcript(words.text, len(words.text), final=True)
 
     async def drop(self) -> None:
-        self._pushed = []
+        self._forget()
 
-    async def aclose(self) -> None: ...
+    async def aclose(self) -> None:
+        self._forget()
 
     def _words(self) -> str:
-        """Decoded from the utterance's beginning: nothing of another turn's adaptation gets in."""
+        """Of the utterance so far. Each begins with the model's own means: no turn hears better for another."""
         if not self._pushed:
             return ""
         key = (self._all.index(self._pushed[0]), len(self._pushed))
         if self._decoder is None:
             now_s = sum(key) * MIC_FRAME_SAMPLES / MIC_RATE
-            return next((words for end_s, words in reversed(self._turn.known) if end_s <= now_s), "")
+            return self._turn.words(now_s)
         if key not in self._turn.texts:
-            self._decoder.set_cmn(CEPSTRAL_MEANS)  # type: ignore[attr-defined]
-            hearing = Hearing(self._decoder, 60.0)  # type: ignore[arg-type]
-            hearing.hear(AsrAudio(1, b"".join(self._pushed)))
-            self._turn.texts[key] = hearing.answer(Ask(1, 1, end=True))[0]
+            if self._hearing is None:
+                self._decoder.set_cmn(CEPSTRAL_MEANS)  # type: ignore[attr-defined]
+                self._hearing, self._decoded = Hearing(self._decoder, 60.0), 0  # type: ignore[arg-type]
+            self._hearing.hear(AsrAudio(1, b"".join(self._pushed[self._decoded :])))
+            self._decoded = len(self._pushed)
+            self._turn.texts[key] = self._hearing.answer(Ask(1, 1, end=False))[0]
         return self._turn.texts[key]
+
+    def _forget(self) -> None:
+        if self._hearing is not None:
+            self._hearing.release()
+        self._hearing = None
+        self._pushed = []
 
 
 class VirtualEar:
@@ -403,21 +449,24 @@ async def play(turn: Turn, policy: Policy, models: Models) -> Outcome:
                     tasks.cancel_scope.cancel()
             case ReleaseReply(generation):
                 tasks.start_soon(reply, generation)
-            case CutReply() | DropReply():
+            case CutReply() | DropReply() if turn.kind == "backchannel":
                 outcome = Outcome(turn.kind, reply_cut=True)
                 tasks.cancel_scope.cancel()
             case _:
                 pass
 
-    transcriber = Transcriber(Listener(turn, models.decoder, frames), events_in.send_nowait)
+    listener = Listener(turn, models.decoder, frames)
+    transcriber = Transcriber(listener, events_in.send_nowait)
     with events_in, events, listening_in, listening:
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(transcriber.run, listening)
+            tasks.start_soon(transcriber.follow, lambda _turn, _heard: None)
             tasks.start_soon(converse, events, taker, execute)
             if turn.kind == "backchannel":
                 events_in.send_nowait(ReplyRequested("", say="a long story"))
             await hear(microphone(), ear or vad, VoiceGate(), listening_in.send_nowait, events_in.send_nowait)
             tasks.cancel_scope.cancel()
+        await listener.aclose()
     return outcome
 
 
