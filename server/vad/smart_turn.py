@@ -21,7 +21,7 @@ from server.workers.process import Worker, WorkerSession
 log = logging.getLogger(__name__)
 
 EndpointWorker = Worker[ToEndpointer, FromEndpointer]
-READY_S = 20.0
+READY_S = 30.0
 BACK_S = 20.0  # for a worker that is being started again
 
 
@@ -144,7 +144,8 @@ class SmartTurnSession:
         try:
             while True:
                 if self._channel is None:
-                    await self._worker.ready(BACK_S)
+                    if not await self._worker_back():
+                        return
                     self._connect()
                     if self._channel is None:
                         await anyio.sleep(0.1)  # it went again between the two lines
@@ -161,6 +162,14 @@ class SmartTurnSession:
                 self._channel = None
         finally:
             self._settle()
+
+    async def _worker_back(self) -> bool:
+        try:
+            await self._worker.ready(BACK_S)
+        except StageError as error:
+            log.warning("endpointing: %s", error.message)
+            return error.retryable
+        return True
 
     def _take(self, message: FromEndpointer) -> None:
         if isinstance(message, Answer):

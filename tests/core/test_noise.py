@@ -35,7 +35,7 @@ def test_noise_is_silenced_once_three_windows_are_known() -> None:
 
 def test_a_voice_out_of_silence_is_never_delayed() -> None:
     quiet, loud = [-70.0] * 50, [-35.0] * 6
-    assert run(quiet + loud, [0.01] * 40)[50:] == [True] * 6
+    assert run(quiet + loud, [0.01] * 31 + [0.9] * 9)[50:] == [True] * 6
 
 
 def test_a_voice_over_noise_is_heard_as_soon_as_it_is_louder() -> None:

@@ -146,7 +146,6 @@ def test_an_opinion_on_an_earlier_pause_is_worth_nothing() -> None:
     late = Scenario(sounds, opinions=((1.05, 1.0),)).run(10.0)  # told in the second pause
     assert late.timeline() == Scenario(sounds).run(10.0).timeline()
     second = Scenario(sounds, opinions=((1.05, 0.0), (0.06, 1.0))).run(10.0)
-    assert second.of(type(second.orders[-1][1])) is not None
     assert [line for line in second.timeline() if "commit" in line] == [
         "3.30 commit 1 at 3.00: what is the weather in paris"
     ]
