@@ -42,7 +42,7 @@ from torch import Tensor, nn
 from render.avatar import AudioFeature, MotionField, load_field, save_field
 from render.motion.networks import Aligner, FaceField, MouthField, hook
 from render.motion.tables import CODE, WINDOW, WINDOW_BEFORE
-from render.train.planes import face_of_code, fast_align, mouth_of_code
+from render.train.planes import encode, face_of_code, fast_align, mouth_of_code
 from server.core.errors import VisavisError
 
 Floats = NDArray[np.float32]
@@ -59,12 +59,16 @@ SHARES = {
 }  # fmt: skip
 """points of each region in a step"""
 WEIGHTS = {
-    "rest": 1.0, "lips": 3.0, "jaw": 1.5, "lids": 1.5, "brows": 0.7, "still": 1.5,
+    "rest": 1.0, "lips": 3.0, "jaw": 1.5, "lids": 3.0, "brows": 0.7, "still": 1.5,
     "fixed": 1.0, "teeth": 1.0, "tongue": 0.5, "cavity": 0.5,
 }  # fmt: skip
 """of each region's mean error in the loss"""
 QUIET_REGIONS = ("still", "brows", "lids")
 """speech does not move these: they shall not listen"""
+AWAKE = 0.1
+"""the attention to every action unit is held above this where a face moves: below zero no gradient would wake it"""
+BLINKS = 0.5
+"""a field whose lids follow less of a blink than this is not written"""
 ROUND_MM = 0.05
 """below this the error counts by its square, above it by its size"""
 CLOSED_MM = 1.0
@@ -363,6 +367,8 @@ class Plan:
     """how much more that counts where lips close"""
     quiet: float = 0.003
     """weight of the audio attention where speech moves nothing"""
+    awake: float = 1.0
+    """weight of the attention to action units that falls short of AWAKE"""
     stay: float = 0.002
     """weight of the aligners' offsets, mm"""
     averaged: float = 0.999
@@ -489,12 +495,30 @@ def loss_of(
     parts["lips"] = plan.lips * (gap * emphasis).mean()
     if len(batch.quiet):
         parts["quiet"] = plan.quiet * attention[torch.from_numpy(batch.quiet)].mean()
+    moving = np.flatnonzero(head.region[batch.face] != REGIONS.index("still"))
+    at = face_at if offset is None else face_at + offset.detach()
+    eyes = fields.face.eye_att_net(encode(fields.face, at[torch.from_numpy(moving)]))  # before its ReLU
+    parts["awake"] = plan.awake * (AWAKE - eyes).clamp(min=0).mean()
     if offset is not None:
         parts["stay"] = plan.stay * (offset * MM).norm(dim=-1).mean()
     return torch.stack(list(parts.values())).sum(), parts
 
 
 # --- training ---
+
+
+@torch.no_grad()
+def refuse_dead_eyes(fields: Universal, data: Data) -> None:
+    """Raises DataError for fields whose lids do not follow the blinks of a head that they have learnt."""
+    head = data.learnt[0]
+    rows = np.arange(min(len(head.frames), 1000))
+    at = head.rest if head.canon is None else head.canon
+    predicted = _moved(fields, None, head, data.clips, rows, at)
+    share = blinking(predicted, head.displacement(rows, np.arange(len(head.rest))), head, data.clips, rows)
+    if share < BLINKS:
+        raise DataError(
+            "pretrain_field", f"The field follows {share:.0%} of a blink: train for longer, or with another seed."
+        )
 
 
 @dataclass
@@ -611,7 +635,10 @@ class Run:
         self.optimizer.step()
         if own is not None:
             own.step()
-        keep = min(plan.averaged, (1 + self.step) / (10 + self.step))
+        stage = (
+            self.step if taught else self.step - self.taught_steps
+        )  # a stage's beginning weighs nothing at its end
+        keep = min(plan.averaged, (1 + stage) / (10 + stage))
         with torch.no_grad():
             for name, value in self.fields.state_dict().items():
                 self.average[name].lerp_(value, 1 - keep)
@@ -628,6 +655,12 @@ class Run:
             group["lr"] = group["first"] * fall * (1.0 if "ears" in group else together)
         if own is not None:
             own.param_groups[0]["lr"] = plan.aligner_rate * fall * together
+
+    def begin_with(self, fields: Universal) -> None:
+        """Improves fields that have been trained: only the last stage is left."""
+        self.fields.load_state_dict(fields.state_dict())
+        self.average = {name: value.clone() for name, value in self.fields.state_dict().items()}
+        self.step, self.listened = self.taught_steps, True
 
     # -- what is kept on disk --
 
@@ -683,8 +716,11 @@ def train(
     device: torch.device | str = "cpu",
     until: int | None = None,
     report: Callable[[int, Mapping[str, float]], None] = lambda step, parts: None,
+    start: Universal | None = None,
 ) -> Run:
     """Trains, or goes on after a kill: `work` holds the checkpoint. Stops after step `until`, if that is given.
+
+    `start` are fields to improve: then there is the last stage only.
 
     `work` also keeps what there was after the first stage (TAUGHT): for other features that is all the same, so that
     another folder that begins with a copy of it need not do it again. `report` hears every 50 steps the mean loss,
@@ -695,6 +731,8 @@ def train(
         run.resume(checkpoint)
     elif taught.exists():
         run.resume(taught)
+    elif start is not None:
+        run.begin_with(start)
     saved = time.monotonic()
     sums: dict[str, Tensor] = {}
     counted = 0
@@ -738,6 +776,8 @@ class Score:
     closure: float
     """share of the truth's closures at which the lips close, too"""
     closures: int
+    blink: float
+    """how much of the lids' motion is there while AU45 is high: 1 is all of it; 1 if nobody blinks"""
     audio_std_mm: float
     """of points that do not move: standard deviation over time, action units held"""
 
@@ -791,6 +831,7 @@ def judge(
     clip = clips.clip[head.frames[rows]]
     lag, r = lag_and_correlation(own, true, clip)
     share, closures = closed_share(own, true, clip)
+    blink = blinking(predicted, truth, head, clips, rows)
     still = head.of_region[REGIONS.index("still")]
     units = clips.action_units[torch.from_numpy(head.frames[rows[:1]])]
     quiet = _moved(fields, personal, head, clips, rows[:200], at, units)[:, still]
@@ -802,8 +843,18 @@ def judge(
         lag,
         share,
         closures,
+        blink,
         float(quiet.std(0).norm(dim=-1).mean()) * MM if len(still) else 0.0,
     )
+
+
+def blinking(predicted: Tensor, truth: Tensor, head: HeadData, clips: Clips, rows: Ints) -> float:
+    """The part of the true motion of lids in blinks that the predicted has, by projection; both (rows, points, 3)."""
+    closing = (clips.action_units[torch.from_numpy(head.frames[rows]), 5] > BLINK).nonzero()[:, 0]
+    lids = torch.from_numpy(head.of_region[REGIONS.index("lids")]).to(truth.device)
+    true = truth[closing][:, lids]
+    total = float(true.square().sum())
+    return float((predicted[closing][:, lids] * true).sum()) / total if total > 0 else 1.0
 
 
 def _moved(
@@ -904,6 +955,7 @@ def summary(scores: Sequence[Score]) -> dict[str, float]:
     total = sum(s.closures for s in scores)
     out["closure"] = sum(s.closure * s.closures for s in scores) / max(total, 1)
     out["closures"] = float(total)
+    out["blink"] = float(np.mean([s.blink for s in scores]))
     out["audio_std_mm"] = float(np.mean([s.audio_std_mm for s in scores]))
     return out
 
@@ -917,7 +969,13 @@ def table(results: Mapping[str, Sequence[Score]]) -> str:
         if f"{name}.error_mm" in sums[kinds[0]]:
             errors = "".join(f"{sums[kind][f'{name}.error_mm']:10.3f}" for kind in kinds)
             lines.append(f"{name:<8}{sums[kinds[0]][f'{name}.static_mm']:9.3f}{errors}")
-    for name, digits in (("aperture_r", 3), ("aperture_lag_ms", 1), ("closure", 3), ("audio_std_mm", 4)):
+    for name, digits in (
+        ("aperture_r", 3),
+        ("aperture_lag_ms", 1),
+        ("closure", 3),
+        ("blink", 3),
+        ("audio_std_mm", 4),
+    ):
         lines.append(f"{name:<17}" + "".join(f"{sums[kind][name]:10.{digits}f}" for kind in kinds))
     lines.append(f"{'closures':<17}" + "".join(f"{sums[kind]['closures']:10.0f}" for kind in kinds))
     for kind in kinds:
@@ -958,6 +1016,7 @@ def main(argv: list[str] | None = None) -> int:
     begin.add_argument("--steps", type=int, default=Plan.steps, help="of all together (%(default)s)")
     begin.add_argument("--taught", type=int, default=Plan.taught_steps, help="before, with a teacher (%(default)s)")
     begin.add_argument("--listening", type=int, default=Plan.listening_steps, help="between them (%(default)s)")
+    begin.add_argument("--start", type=Path, help="a field to improve: only --steps count then")
     begin.add_argument("--seed", type=int, default=Plan.seed)
     check = commands.add_parser("evaluate", help="errors on held-out heads and voices")
     check.add_argument("data", type=Path)
@@ -980,7 +1039,8 @@ def main(argv: list[str] | None = None) -> int:
                 listening_steps=arguments.listening,
                 seed=arguments.seed,
             )
-            fields = _train_aloud(data, plan, arguments.work, arguments.device, arguments.out)
+            start = None if arguments.start is None else universal_of(load_field(arguments.start))
+            fields = _train_aloud(data, plan, arguments.work, arguments.device, arguments.out, start)
         results = evaluate(fields, data, plan, arguments.heads)
     except VisavisError as e:
         print(e, file=sys.stderr)
@@ -992,7 +1052,7 @@ def main(argv: list[str] | None = None) -> int:
     return 0
 
 
-def _train_aloud(data: Data, plan: Plan, work: Path, device: str, out: Path) -> Universal:
+def _train_aloud(data: Data, plan: Plan, work: Path, device: str, out: Path, start: Universal | None) -> Universal:
     """With a bar and TensorBoard; the field is written at the end."""
     from tqdm import tqdm
 
@@ -1016,9 +1076,10 @@ def _train_aloud(data: Data, plan: Plan, work: Path, device: str, out: Path) -> 
                 for name, value in parts.items():
                     writer.add_scalar(f"pretrain/{name}", value, step)
 
-        fields = train(data, plan, work, device, report=report).averaged()
+        fields = train(data, plan, work, device, report=report, start=start).averaged()
     if writer is not None:
         writer.close()
+    refuse_dead_eyes(fields, data)
     spent = (time.monotonic() - begun) / 60
     source = (
         f"visavis pretrain: {steps} steps, seed {plan.seed}, {len(data.learnt)} identities, {minutes:.0f} "

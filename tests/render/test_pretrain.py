@@ -209,6 +209,7 @@ def test_command(
     folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(pretrain, "ALIGNMENT_STEPS", 3)
+    monkeypatch.setattr(pretrain, "BLINKS", -math.inf)  # six steps teach nobody to blink
 
     out = tmp_path / "field.safetensors"
     short = ["--taught", "2", "--listening", "2", "--steps", "2"]
@@ -239,6 +240,73 @@ def test_damaged_data_is_refused(tmp_path: Path) -> None:
         load_data(folder)
 
 
+def put_eyes_out(fields: pretrain.Universal) -> None:
+    """Every attention to action units below its ReLU, wherever a point lies: what no gradient passes."""
+    with torch.no_grad():
+        last = list(fields.face.eye_att_net.parameters())[-1]
+        last.copy_(-last.abs() - 0.05)
+
+
+def live(fields: pretrain.Universal, data: pretrain.Data) -> float:
+    """The share of the lids' points that attend to AU45."""
+    head = data.learnt[0]
+    at = head.rest[torch.from_numpy(head.of_region[REGIONS.index("lids")])]
+    with torch.no_grad():
+        return float((fields.face.eye_att_net(fields.face.encode(at))[:, 5] > 0).float().mean())
+
+
+def test_dead_eyes_wake(folder: Path, tmp_path: Path) -> None:
+    """Without the weight on being awake they stay shut for ever; with it they open."""
+    data = load_data(folder)
+    shares = {}
+    for weight in (0.0, 1.0):
+        plan = replace(SHORT, steps=60, awake=weight, quiet=0.0)
+        fields = pretrain.Universal(pretrain.AudioFeature(name="mel", width=WIDTH))
+        put_eyes_out(fields)
+        assert live(fields, data) == 0
+        shares[weight] = live(train(data, plan, tmp_path / str(weight), start=fields).fields, data)
+    assert shares[0.0] == 0
+    assert shares[1.0] > 0.5
+
+
+def test_a_field_that_does_not_blink_is_refused(folder: Path) -> None:
+    data = load_data(folder)
+    torch.manual_seed(0)
+    fields = pretrain.Universal(pretrain.AudioFeature(name="mel", width=WIDTH))
+    put_eyes_out(fields)
+    with pytest.raises(DataError, match="of a blink"):
+        pretrain.refuse_dead_eyes(fields, data)
+
+
+def test_blinking_is_the_part_of_the_true_motion(folder: Path) -> None:
+    data = load_data(folder)
+    head = data.learnt[0]
+    rows = np.arange(40)
+    truth = head.displacement(rows, np.arange(len(head.rest)))
+    assert pretrain.blinking(truth * 0.25, truth, head, data.clips, rows) == pytest.approx(0.25)
+    elsewhere = truth.clone()
+    elsewhere[:, torch.from_numpy(head.of_region[REGIONS.index("lids")])] = 0
+    assert pretrain.blinking(elsewhere, truth, head, data.clips, rows) == 0
+    assert pretrain.blinking(truth, truth, head, data.clips, np.array([5])) == 1  # nobody blinks
+
+
+def test_the_shipped_field_is_whole() -> None:
+    """It loads, it hears what our encoder says, and at the lids it attends to blinks."""
+    models = Path(pretrain.__file__).parents[1] / "models"
+    motion = load_field(models / "universal.safetensors")
+    assert (motion.audio.name, motion.audio.width) == ("mel", 64)
+    fields = universal_of(motion)
+    from safetensors.numpy import load_file
+
+    marks = torch.from_numpy(load_file(models / "landmarks.safetensors")["places"])
+    upper_lids = marks[[38, 43]]  # in the middle; the outer two hardly move, in the truth either
+    units = torch.zeros(2, 6)
+    units[1, 5] = 2
+    with torch.no_grad():
+        open_, shut = fields.face(upper_lids, torch.zeros(2, 8, 64, 1), units).xyz[..., 1] * 1000
+    assert float((shut - open_).mean()) < -3
+
+
 def test_lag_and_correlation() -> None:
     t = np.arange(200)
     true = np.sin(t / 5).astype(np.float32)
@@ -266,12 +334,13 @@ def test_closed_share() -> None:
 
 def test_summary_pools_closures() -> None:
     scores = [
-        pretrain.Score("a", {"lips": 1.0}, {"lips": 2.0}, 0.8, 10.0, 1.0, 30, 0.0),
-        pretrain.Score("mia", {"lips": 3.0}, {"lips": 4.0}, 0.6, -10.0, 0.5, 10, 0.02),
+        pretrain.Score("a", {"lips": 1.0}, {"lips": 2.0}, 0.8, 10.0, 1.0, 30, 0.9, 0.0),
+        pretrain.Score("mia", {"lips": 3.0}, {"lips": 4.0}, 0.6, -10.0, 0.5, 10, 0.7, 0.02),
     ]
     figures = summary(scores)
     assert figures["lips.error_mm"] == 2
     assert figures["closure"] == 0.875
+    assert figures["blink"] == pytest.approx(0.8)
     assert figures["aperture_lag_ms"] == 0
     assert "mia, alone: lips 3.000 of 4.000 mm" in table({"alone": scores})
 
