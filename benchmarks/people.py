@@ -28,10 +28,10 @@ median of the trained frames' action units, gaze straight ahead.
     hole_r                sanity of the opening: the hole in the clip's own poses against the height of label 4
     static_std            standard deviation over time of hair and forehead (labels 2, and 1 above the brows), fixed
                           pose, at rest, speaking, the mean over pixels and channels, of 255
-    joint                 the largest second difference of the tracked landmarks, without those of the lids (blinks
-                          are as quick anywhere), within 0.2 s of where speech begins or ends, by the 99th percentile
-                          within speech, as a call's painter shows them: idle motion runs on through both. joint_cut:
-                          the same where the voice is cut in mid-sentence
+    joint                 the second differences of the tracked landmarks, without those of the lids (blinks are as
+                          quick anywhere), within 0.2 s of where speech begins or ends: their 99th percentile by that
+                          within speech, as a call's painter shows them: idle motion runs on through both.
+                          joint_worst: their largest by it. joint_cut: the same where the voice is cut in mid-sentence
     matte                 mean absolute error of alpha within 6 px of the true outline, of 255; matte_head: above the
                           chin, where no torso's own motion tells on it
     seam                  pixels below the mouth that let the background through (evaluation.image.leak), more than
@@ -404,7 +404,7 @@ def quiet_parts(seen: Picture, landmarks: np.ndarray) -> np.ndarray:
     return (seen.labels == HAIR) | ((seen.labels == FACE) & above)
 
 
-def joints(subject: Subject, tracked: Tracked, utterances: Sequence[Spoken], cut: bool = False) -> float:
+def joints(subject: Subject, tracked: Tracked, utterances: Sequence[Spoken], cut: bool = False) -> motion.Joint:
     """Landmarks as a call shows them: 2 s of idle motion, an utterance, 2 s more; over all utterances together.
 
     cut: the voice is cut in the middle of each, and that is the joint.
@@ -579,8 +579,12 @@ def judge(avatar: Avatar, clip: Clip, utterances: Sequence[Spoken], quick: bool,
         sheet.one("flicker_x50", to_bytes(deviation * 50 / 255))
 
     some = utterances[:: len(utterances) // (4 if quick else 10) or 1]
-    value(f"{name}.joint", "of p99", joints(subject, tracked, some))
-    value(f"{name}.joint_cut", "of p99", joints(subject, tracked, some, cut=True))
+    for line, met in (
+        ("joint", joints(subject, tracked, some)),
+        ("joint_cut", joints(subject, tracked, some, cut=True)),
+    ):
+        value(f"{name}.{line}", "of p99", met.usual)
+        value(f"{name}.{line}_worst", "of p99", met.worst)
     value(f"{name}.seam", "px", max(0, seams(subject, sheet) - max(done.figures["true_leak"])))
     value(f"{name}.landmark_off", "mm", tracked.far_mm)
 

@@ -1,5 +1,6 @@
 """Measures of motion: whether tracked points go on smoothly where one kind of motion ends and another begins."""
 
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -18,8 +19,18 @@ def jerks(tracks: NDArray[np.floating[Any]]) -> Doubles:
     return out
 
 
-def joint(values: NDArray[np.floating[Any]], joints: Bools, within: Bools, share: float = 0.99) -> float:
-    """The largest of `jerks` in the frames at the joints, as a multiple of that percentile within speech.
+@dataclass(frozen=True, slots=True)
+class Joint:
+    """How quick motion is at the joints, as multiples of a percentile within speech."""
+
+    usual: float
+    """the same percentile at the joints: like with like"""
+    worst: float
+    """the largest at any joint"""
+
+
+def joint(values: NDArray[np.floating[Any]], joints: Bools, within: Bools, share: float = 0.99) -> Joint:
+    """Compares `jerks` in the frames at the joints with those within speech.
 
     values, joints, within: (frames,), of several clips one after the other if there are several. Raises ValueError
     if there is no joint, no speech, or nothing moves within speech.
@@ -29,4 +40,4 @@ def joint(values: NDArray[np.floating[Any]], joints: Bools, within: Bools, share
     usual = float(np.quantile(values[within], share))
     if usual <= 0:
         raise ValueError("nothing moves within speech")
-    return float(values[joints].max()) / usual
+    return Joint(float(np.quantile(values[joints], share)) / usual, float(values[joints].max()) / usual)

@@ -15,6 +15,8 @@ from benchmarks.truth import FACE, FPS, HAIR, MOUTH, NECK, Moment, Picture
 from render.avatar import Avatar
 from tests.render import procedural
 
+pytestmark = pytest.mark.timeout(600)  # kernels are compiled first, on whatever else the machine is doing
+
 SIDE = 128
 FRAMES = 30
 

@@ -24,10 +24,22 @@ def test_a_smooth_joint_is_at_most_one_and_a_jump_is_more() -> None:
     tracks = swinging()
     joints = np.zeros(200, bool)
     joints[98:103] = True
-    assert joint(jerks(tracks), joints, ~joints) <= 1.001
+    smooth = joint(jerks(tracks), joints, ~joints)
+    assert smooth.usual <= smooth.worst <= 1.001
     tracks[100:, 1, 0] += 2.0
     # The greatest second difference of the swing is 3 (2 pi / 25)^2 = 0.19 px.
-    assert joint(jerks(tracks), joints, ~joints) == pytest.approx(2 / 0.19, rel=0.15)
+    jump = joint(jerks(tracks), joints, ~joints)
+    assert jump.worst == pytest.approx(2 / 0.19, rel=0.15)
+    assert jump.usual == pytest.approx(2 / 0.19, rel=0.2)
+
+
+def test_one_quick_frame_among_many_joints_is_the_worst_but_not_usual() -> None:
+    values = np.full(1000, 1.0)
+    joints = np.arange(1000) < 300
+    values[7] = 5
+    found = joint(values, joints, ~joints)
+    assert found.worst == pytest.approx(5)
+    assert found.usual == pytest.approx(1)
 
 
 def test_a_joint_needs_something_to_be_compared_with() -> None:
