@@ -34,7 +34,8 @@ Index = int | np.int64
 
 STRIDE = TILE_W + LANES  # a column that begins at the tile's last pixel writes eight wide all the same
 ROW = 4 * STRIDE  # one row of a tile: T, red, green, blue
-RESTART = 8  # rows between two evaluations of the exponential: underflow and rounding do not add up
+RESTART = 8  # rows between two evaluations of the exponential of a steep splat: it would underflow and stay zero
+GENTLE = f32(0.15)  # 1/px²: with a smaller C the exponent falls by less than 80 over all the rows of a tile, half C 32²
 
 DEPTH_BITS, DIGIT_BITS = 20, 11  # of the sorting key: depth below two bits of layer, two passes of eleven bits
 DIGITS = 1 << DIGIT_BITS
@@ -154,6 +155,7 @@ def blend(buffer: Floats, records: Floats, lists: Words, first: int, end: int, t
         red, green, blue = every(records[r + R_RED]), every(records[r + R_RED + 1]), every(records[r + R_RED + 2])
         step = every(records[r + R_STEP])
         wide = x1 - x0 >= LANES
+        run = RESTART if c > GENTLE else TILE_H
         for x in range(x0, x1 + 1, LANES):
             top, last = y0, y1
             if wide:
@@ -164,7 +166,7 @@ def blend(buffer: Floats, records: Floats, lists: Words, first: int, end: int, t
             at = top * ROW + x
             left = last - top + 1
             while left > 0:
-                rows = min(left, RESTART)
+                rows = min(left, run)
                 left -= rows
                 # e = o exp(-(A u² + 2 B u dy + C dy²) / 2); a row further down it is e * ratio, and ratio * exp(-C).
                 e = exp(base - dy * slope - half * c * dy * dy)
