@@ -20,8 +20,6 @@ OPEN_FRAMES = 12
 """the widest, for the inner mouth"""
 UNDO = 6
 """fixed-point steps that find where a moved point rests"""
-GLINTS = 200
-"""points of a frame's eyes that may become glints"""
 FLATNESS = 0.35
 """thickness of a Gaussian on a surface, by its other axes"""
 SMALLEST, LARGEST = 2e-4, 8e-3  # metres: the range of the axes of a Gaussian
@@ -40,7 +38,7 @@ class Points:
     def __len__(self) -> int:
         return len(self.xyz)
 
-    def take(self, rows: NDArray[np.integer] | NDArray[np.bool_] | slice) -> "Points":
+    def take(self, rows: NDArray[np.integer] | NDArray[np.bool_]) -> "Points":
         return Points(self.xyz[rows], self.colour[rows], self.normal[rows])
 
 
@@ -109,7 +107,7 @@ class Parts:
     """A head's beginning."""
 
     face: Points
-    hair: Points  # and some points on the eyes: glints stay with the light when the eyeballs turn
+    hair: Points
     eyes: tuple[Points, Points]  # of the eyeball at the smaller x, and the other; gaze straight ahead
     centres: Floats  # (2, 3), of the eyeballs
     mouth: Points
@@ -146,11 +144,10 @@ def from_depth(
         seen = back_projected(data, shot, labels == EYES, 1500, rng)
         eyes.append(seen)
         looks += [shot] * len(seen)
-        hair.append(seen.take(slice(0, GLINTS)))
     for k in np.argsort(-openness)[:OPEN_FRAMES].tolist():
         shot, labels = shots[k], data.labels(shots[k].index)
         mouth.append(at_rest(back_projected(data, shot, labels == MOUTH, 1500, rng), shot, moves_mouth))
-    whole, rigid = joined(face), joined(hair)
+    whole = joined(face)
     balls, centres = _eyeballs(joined(eyes), looks, budget.eyes, rng)
     anchors = centres if len(balls[0]) else np.empty((0, 3), np.float32)
     inside = joined(mouth)
@@ -158,7 +155,7 @@ def from_depth(
         anchors = np.concatenate([anchors, np.median(inside.xyz, 0, keepdims=True)])
     return Parts(
         thinned(whole, budget.face, rng, _detail(whole.xyz, anchors)),
-        thinned(rigid, budget.hair, rng, _detail(rigid.xyz, centres) if len(balls[0]) else None),
+        thinned(joined(hair), budget.hair, rng),
         balls,
         centres,
         thinned(inside, budget.mouth, rng),

@@ -67,7 +67,7 @@ QUIET = 1e-3
 """weight of turning and swelling, which the pictures do not ask for"""
 FAINT = -5.5
 """raw opacity under which nothing is drawn"""
-UNSEEN_PX = 0.1
+UNSEEN_PX = 0.03
 """a Gaussian whose weights in no frame sum up to so many pixels is not seen"""
 
 
