@@ -35,7 +35,7 @@ Index = int | np.int64
 STRIDE = TILE_W + LANES  # a column that begins at the tile's last pixel writes eight wide all the same
 ROW = 4 * STRIDE  # one row of a tile: T, red, green, blue
 RESTART = 8  # rows between two evaluations of the exponential of a steep splat: it would underflow and stay zero
-GENTLE = f32(0.15)  # 1/px²: with a smaller C the exponent falls by less than 80 over all the rows of a tile, half C 32²
+GENTLE = f32(0.15)  # 1/px²: with a smaller C the exponent falls by less than 80 over a tile, C 32² / 2
 
 DEPTH_BITS, DIGIT_BITS = 20, 11  # of the sorting key: depth below two bits of layer, two passes of eleven bits
 DIGITS = 1 << DIGIT_BITS
