@@ -26,6 +26,7 @@ from server.providers import (
     VadSettings,
 )
 from server.rtc.peer import RtcSettings
+from server.vad.smart_turn import SilenceSettings
 from server.vad.webrtc import WebrtcVadSettings
 
 ENVIRONMENT_PREFIX = "VISAVIS__"  # VISAVIS__LLM__API_KEY=... sets llm.api_key
@@ -93,7 +94,7 @@ class Config(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     ice: RtcSettings = RtcSettings()
     turns: TurnSettings = TurnSettings()
     vad: VadSettings = WebrtcVadSettings()
-    endpointing: EndpointingSettings = Auto()
+    endpointing: EndpointingSettings = SilenceSettings()
     asr: AsrSettings = Auto()
     llm: LlmSettings = Auto()
     tools: ToolSettings = ToolSettings()

@@ -24,7 +24,7 @@ pytestmark = [
 ]
 
 SILENT = "personas.mia.opening="
-SCRIPTED = (SILENT, "llm.type=scripted")
+SCRIPTED = (SILENT, "llm.type=scripted", "render.type=still")  # the InsTaG face: test_face.py
 
 
 @asynccontextmanager
