@@ -315,7 +315,7 @@ class Listener:
         if key not in self._turn.texts:
             if self._hearing is None:
                 self._decoder.set_cmn(CEPSTRAL_MEANS)  # type: ignore[attr-defined]
-                self._hearing, self._decoded = Hearing(self._decoder, 60.0), 0  # type: ignore[arg-type]
+                self._hearing, self._decoded = Hearing(self._decoder, 60.0), 0
             self._hearing.hear(AsrAudio(1, b"".join(self._pushed[self._decoded :])))
             self._decoded = len(self._pushed)
             self._turn.texts[key] = self._hearing.answer(Ask(1, 1, end=False))[0]

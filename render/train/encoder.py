@@ -250,9 +250,10 @@ def examples_of(
 
 def readout(net: Net, scale: Scale, shares: Floats) -> dict[str, Floats]:
     """`weight` (WIDTH,) and `bias` (1,): from the features straight to the sum of the controls times `shares`."""
-    head, bias = (t.detach().numpy().astype(np.float64) for t in (net.head.weight[..., 0], net.head.bias))
+    state = net.state_dict()
+    head, bias = (state[f"head.{part}"].numpy().astype(np.float64) for part in ("weight", "bias"))
     spread, mean = (t.numpy().astype(np.float64) for t in (scale.deviation, scale.mean))
-    weight = (shares * spread) @ head
+    weight = (shares * spread) @ head[..., 0]
     return {
         "weight": weight.astype(np.float32),
         "bias": np.array([shares @ (spread * bias + mean)], np.float32),

@@ -368,7 +368,7 @@ async def test_the_table_tells_where_words_go_and_no_log_tells_the_key() -> None
         settings = [setting for setting in LIGHT if not setting.startswith("llm")]
         async with running(*settings, arguments=["--verbose"], environment=environment) as server:
             rows = stages(server)
-            assert list(rows) == ["hear", "transcribe", "think", "speak", "face"]
+            assert list(rows) == ["hear", "take turns", "transcribe", "think", "speak", "face"]
             where = {stage: cells[2] for stage, cells in rows.items()}
             assert where.pop("think") == "llm.example, model fake-model"
             assert set(where.values()) == {"here"}

@@ -135,7 +135,7 @@ async def test_a_voice_comes_is_chosen_and_goes(
         await client.until(lambda: bool(fake.requests), 20)
         assert fake.requests[0][1]["voice"] == body["voice"]
     finally:
-        await client.close()
+        await client.aclose()
 
     async with http.delete("/v1/audio/voices/anna") as response:
         assert response.status == 200
@@ -265,7 +265,7 @@ async def test_a_call_goes_first(http: aiohttp.ClientSession, fake: FakeSpeechSe
         assert fake.requests[-1][1]["text"] == mine
         assert len(events(client, "response.done")) >= 1
     finally:
-        await client.close()
+        await client.aclose()
 
 
 async def _read(http: aiohttp.ClientSession, speech: dict[str, Any]) -> bytes:

@@ -271,10 +271,11 @@ async def test_without_the_package_silence_and_words_do(monkeypatch: pytest.Monk
     from contextlib import AsyncExitStack
 
     from server.engines import _ends
+    from server.providers import Auto
 
     monkeypatch.setattr(smart_turn, "find_spec", lambda name: None)
     async with AsyncExitStack() as stack:
-        ends, choice = await _ends(Config(), stack)
+        ends, choice = await _ends(Config(endpointing=Auto()), stack)
         assert ends is None
         assert "pip install" in choice.better
         with pytest.raises(StageError):
