@@ -121,7 +121,8 @@ def test_learns(tmp_path: Path, taught: bool) -> None:
     score = judge(run.averaged(), None, data.judged[0], data.clips)
     assert score.error_mm["jaw"] < 0.5 * score.static_mm["jaw"]
     assert score.error_mm["teeth"] < 0.7 * score.static_mm["teeth"]
-    assert score.error_mm["still"] < 0.3
+    # This head's still points lie among its lids, at places that no head in training had.
+    assert score.error_mm["still"] < 0.1 * score.static_mm["jaw"]
     assert score.aperture_r > 0.9
     assert abs(score.aperture_lag_ms) < 20
 
