@@ -25,12 +25,12 @@ from playwright.async_api import Page
 from benchmarks import chromium
 from benchmarks.figures import percentile, spread, value
 from benchmarks.server import Running, running
-from benchmarks.speech import Utterance, compose
+from benchmarks.utterances import Utterance, compose
 
 TAP = Path(__file__).with_name("tap.js")
 QUIET = ("personas.mia.opening=", "turns.endpoint_fixed=true")
 AUDIBLE = 10 ** (-50 / 20)
-MIC_THRESHOLD = 0.5 * 10 ** (-40 / 20)  # 40 dB below the peak that speech.say writes
+MIC_THRESHOLD = 0.5 * 10 ** (-40 / 20)  # 40 dB below the peak that utterances.say writes
 QUESTIONS = (
     "what time is it",
     "what is seven times eight",

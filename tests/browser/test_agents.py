@@ -11,7 +11,7 @@ from playwright.async_api import Page
 
 from benchmarks import chromium
 from benchmarks.server import running
-from benchmarks.speech import compose
+from benchmarks.utterances import compose
 from tests.browser.agents import built_page, buzzing_microphone
 from tests.fakes.llm_server import Chunk, llm_server, says
 

@@ -14,7 +14,7 @@ from playwright.async_api import Page
 from benchmarks import chromium
 from benchmarks.call import page, place_call
 from benchmarks.server import Running, running
-from benchmarks.speech import compose
+from benchmarks.utterances import compose
 from tests.fakes.llm_server import Answer, Die, llm_server, says
 
 pytestmark = [
