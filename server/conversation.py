@@ -257,7 +257,7 @@ class Conversation:
             self.happened(ReplyStarted(reply.generation))
             self._tell(ReplyAudioStarted(reply.response_id))
             if steps := reply.marks.since("speech_end"):
-                self._tell(Measured(reply.response_id, steps))
+                self._tell(Measured(reply.response_id, steps, reply.marks.times["speech_end"]))
         if now - self._captioned >= CAPTION_SAMPLES:
             self._captioned = now
             self._show_caption(reply, now)
@@ -579,6 +579,7 @@ class Conversation:
         if at is not None:  # else it is paused: the face is told when the voice goes on
             self._animate(Show(speech, at, reply.generation))
         if not reply.voiced:
+            reply.marks.note("placed", anyio.current_time())
             self.happened(ReplyPrepared(reply.generation))
 
     def _queued(self) -> Samples:

@@ -13,6 +13,7 @@ STEPS = (
     "clause",
     "tts_request",
     "tts_audio",
+    "placed",  # its first voice is on the timeline
     "audio_packet",  # first audible packet handed to the track
     "lips_packet",  # first frame with moved lips handed to the track
 )

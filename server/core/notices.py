@@ -183,6 +183,8 @@ class Measured:
 
     response_id: str
     steps_ms: dict[str, float]
+    speech_end_s: float = 0.0
+    """the end of speech on the server's own monotonic clock, for measurements on the same machine"""
 
 
 Notice = (

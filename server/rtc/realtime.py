@@ -450,8 +450,8 @@ class RealtimeChannel:
                 self._send("visavis.problem", code=code, message=message)
             case Closing(reason, seconds_left):
                 self._send("visavis.closing", reason=reason, seconds_left=seconds_left)
-            case Measured(response_id, steps_ms):
-                self._send("visavis.marks", response_id=response_id, steps_ms=steps_ms)
+            case Measured(response_id, steps_ms, end_s):
+                self._send("visavis.marks", response_id=response_id, steps_ms=steps_ms, speech_end_s=end_s)
 
     def _abandon(self, item_id: str) -> None:
         self._transcribed.pop(item_id, None)

@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
@@ -25,6 +26,13 @@ class Hang:
 @dataclass(frozen=True)
 class Die:
     """The connection breaks in the middle of the body."""
+
+
+@dataclass(frozen=True)
+class Note:
+    """The moment goes into `notes`."""
+
+    name: str
 
 
 @dataclass(frozen=True)
@@ -56,7 +64,7 @@ class Thought:
     field: str = "reasoning_content"
 
 
-Step = str | Pause | Hang | Die | Until | Chunk | Raw | Thought
+Step = str | Note | Pause | Hang | Die | Until | Chunk | Raw | Thought
 
 
 @dataclass(frozen=True)
@@ -95,6 +103,8 @@ class FakeLlmServer:
     port: int = 0
     requests: list[dict[str, Any]] = field(default_factory=list)
     """bodies of the chat requests"""
+    notes: list[tuple[str, float]] = field(default_factory=list)
+    """time.monotonic() of each request ("asked", before its body is read) and of each Note in an answer"""
     headers: list[dict[str, str]] = field(default_factory=list)
     paths: list[str] = field(default_factory=list)
     """every request's path"""
@@ -115,6 +125,7 @@ class FakeLlmServer:
         return f"http://127.0.0.1:{self.port}/v1"
 
     async def _chat(self, request: web.Request) -> web.StreamResponse:
+        self.notes.append(("asked", time.monotonic()))
         self._note(request)
         if refusal := self._refusal(request):
             return refusal
@@ -136,6 +147,8 @@ class FakeLlmServer:
                     await step.event.wait()
                 elif isinstance(step, Pause):
                     await asyncio.sleep(step.seconds)
+                elif isinstance(step, Note):
+                    self.notes.append((step.name, time.monotonic()))
                 elif isinstance(step, Die):
                     assert request.transport is not None
                     request.transport.abort()

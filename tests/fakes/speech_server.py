@@ -2,6 +2,7 @@
 
 import asyncio
 import hashlib
+import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
@@ -22,13 +23,27 @@ class Die:
 
 
 @dataclass(frozen=True)
+class Pause:
+    """Nothing comes for `seconds`."""
+
+    seconds: float
+
+
+@dataclass(frozen=True)
+class Note:
+    """The moment goes into `notes`."""
+
+    name: str
+
+
+@dataclass(frozen=True)
 class Until:
     """Nothing comes before the test sets this event."""
 
     event: asyncio.Event
 
 
-Step = bytes | Hang | Die | Until
+Step = bytes | Note | Pause | Hang | Die | Until
 
 
 def tone(seconds: float, rate: int = 24_000) -> bytes:
@@ -71,6 +86,8 @@ class FakeSpeechServer:
     port: int = 0
     requests: list[tuple[str, dict[str, Any]]] = field(default_factory=list)
     """path and body of every request for speech"""
+    notes: list[tuple[str, float]] = field(default_factory=list)
+    """time.monotonic() of each request ("asked", before its body is read) and of each Note in an answer"""
     voices: dict[str, dict[str, Any]] = field(default_factory=dict)
     """our own dialect: what was sent to /v1/voices, by id"""
     deleted: list[str] = field(default_factory=list)
@@ -85,6 +102,7 @@ class FakeSpeechServer:
         return f"http://127.0.0.1:{self.port}"
 
     async def _speech(self, request: web.Request) -> web.StreamResponse:
+        self.notes.append(("asked", time.monotonic()))
         if self.key and request.headers.get("Authorization") != f"Bearer {self.key}":
             return web.json_response({"error": {"code": "key", "message": "wrong key"}}, status=401)
         if request.content_type == "application/json":
@@ -101,13 +119,17 @@ class FakeSpeechServer:
             return web.Response(text=answer.error, status=answer.status)
         response = web.StreamResponse(headers=answer.headers)
         try:
-            if not answer.steps or not isinstance(answer.steps[0], Hang | Until):
+            if not answer.steps or not isinstance(answer.steps[0], Hang | Pause | Until):
                 await response.prepare(request)
             for step in answer.steps:
                 if isinstance(step, Hang):
                     await asyncio.Event().wait()
                 elif isinstance(step, Until):
                     await step.event.wait()
+                elif isinstance(step, Pause):
+                    await asyncio.sleep(step.seconds)
+                elif isinstance(step, Note):
+                    self.notes.append((step.name, time.monotonic()))
                 elif isinstance(step, Die):
                     assert request.transport is not None
                     request.transport.abort()
