@@ -238,9 +238,9 @@ async def connect(n: int = 20) -> None:
 
 async def processes() -> None:
     """call.start_s (warm), call.stop_s, call.worker_back_s (the slowest of the workers)."""
-    async with running("llm.type=scripted"):
+    async with running("llm.type=scripted", warm_up=True):
         pass  # warms the file cache
-    async with running("llm.type=scripted") as server:
+    async with running("llm.type=scripted", warm_up=True) as server:
         value("call.start_s", "s", server.start_s)
         back = []
         for name, pid in server.workers().items():

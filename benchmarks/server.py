@@ -58,14 +58,18 @@ class Running:
 
 @asynccontextmanager
 async def running(
-    *settings: str, arguments: Sequence[str] = (), environment: Mapping[str, str] | None = None
+    *settings: str,
+    arguments: Sequence[str] = (),
+    environment: Mapping[str, str] | None = None,
+    warm_up: bool = False,
 ) -> AsyncIterator[Running]:
     """`visavis serve` on a free port with `--set` for each of `settings`; ended on leaving.
 
     environment: variables besides this process's own, of which those of OpenAI are left out.
+    warm_up: whether a sentence goes through everything first, as it does where nothing else is said.
     """
     command = [sys.executable, "-m", "server", "serve", "--port", "0", *arguments]
-    for setting in settings:
+    for setting in (*settings, *(() if warm_up else ("call.warm_up_s=0",))):
         command += ["--set", setting]
     variables = {k: v for k, v in os.environ.items() if not k.startswith("OPENAI_")} | dict(environment or {})
     began = time.monotonic()

@@ -138,6 +138,7 @@ def _serve(options: argparse.Namespace) -> int:
         from server.app import listen, serve
         from server.engines import load_engines
 
+        failure = ""
         stop = anyio.Event()
         loading = anyio.CancelScope()
 
@@ -158,11 +159,16 @@ def _serve(options: argparse.Namespace) -> int:
                         seconds = time.monotonic() - STARTED
                         _print(f"\nReady after {seconds:.1f} s. Open {address} and talk. Ctrl-C ends it.")
 
-                    await serve(config, engines, listener, stop, ready)
+                    def tell(sentence: str) -> None:
+                        _print(f"\nNot everything works: {sentence}")
+
+                    failure = await serve(config, engines, listener, stop, ready, tell)
+        if failure:
+            print(f"visavis: {failure}", file=sys.stderr, flush=True)
         # Everything has ended by now, but for threads that wait for the resolver's answer: they cannot be told to
         # stop, and asyncio would wait for them, with a dead name server for half a minute.
         logging.shutdown()
-        os._exit(0)
+        os._exit(1 if failure else 0)
 
     # Another thread's turn at the interpreter delays a packet by as long; 5 ms is Python's own interval.
     sys.setswitchinterval(0.0005)

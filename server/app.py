@@ -30,6 +30,7 @@ from server.looplag import LoopLag
 from server.rtc.peer import parse_offer
 from server.speech_route import Attention, SpeechRoute
 from server.voice_routes import VoiceRoutes
+from server.warmup import Fault, warmed_up
 
 log = logging.getLogger(__name__)
 
@@ -90,9 +91,17 @@ class Server:
         self._ended = anyio.Event()
         self._attention = Attention()
         self._closing = False
+        self._warm = False
+        self._faults: list[Fault] = []
         self._started = time.time()
         self._lag = LoopLag()
         self._counts = {"calls_total": 0, "calls_refused_total": 0, "calls_failed_total": 0}
+
+    async def warm_up(self, tell: Callable[[str], None]) -> str:
+        """Until it returns, no call begins. A sentence if none can ever be held; else empty."""
+        self._faults, failure = await warmed_up(self._config, self._engines, tell)
+        self._warm = not failure
+        return failure
 
     async def watch(self) -> None:
         """What runs beside the calls."""
@@ -126,6 +135,8 @@ class Server:
         sdp, session = await self._read_offer(request)
         if self._closing:
             raise RequestError(503, "closing", "The server is being stopped. Please try again in a moment.")
+        if not self._warm:
+            raise RequestError(503, "warming_up", "The server is still warming up. Please try again in a moment.")
         offer = parse_offer(sdp)
         persona, avatar, ours = self._choose(session)
         if len(self._calls) >= self._config.call.max_calls:
@@ -304,14 +315,18 @@ class Server:
         return web.Response(body=avatar.poster, content_type="image/jpeg", headers={"Cache-Control": "max-age=3600"})
 
     async def _health(self, request: web.Request) -> web.Response:
+        """200 once the warm-up is over; `degraded`: with something that steps in for what failed then."""
+        status = "degraded" if self._faults else "ok"
         return web.json_response(
             {
-                "status": "ok",
+                "status": status if self._warm else "warming_up",
+                "problems": [f"{fault.stage}: {fault.message}" for fault in self._faults],
                 "calls": len(self._calls),
                 "max_calls": self._config.call.max_calls,
                 "workers": self._engines.workers(),
                 "uptime_s": round(time.time() - self._started, 1),
-            }
+            },
+            status=200 if self._warm else 503,
         )
 
     async def _metrics(self, request: web.Request) -> web.Response:
@@ -442,9 +457,18 @@ def listen(config: Config) -> socket.socket:
 
 
 async def serve(
-    config: Config, engines: Engines, listener: socket.socket, stop: anyio.Event, ready: Callable[[str], None]
-) -> None:
-    """Serve until `stop` is set, then hang up every call; `ready` is told the address."""
+    config: Config,
+    engines: Engines,
+    listener: socket.socket,
+    stop: anyio.Event,
+    ready: Callable[[str], None],
+    tell: Callable[[str], None] = log.warning,
+) -> str:
+    """Serve until `stop` is set, then hang up every call; `ready` is told the address once all of it is warm.
+
+    tell: a sentence for each stage that the warm-up finds broken. Returns why no call could be held, else nothing.
+    """
+    failure = ""
     async with anyio.create_task_group() as tasks:
         server = Server(config, engines, tasks)
         tasks.start_soon(server.watch)
@@ -452,13 +476,23 @@ async def serve(
         await runner.setup()
         try:
             await web.SockSite(runner, listener).start()
-            host, port = listener.getsockname()[:2]
-            # What was loaded stays: a collection that walked through it all would hold the voice up for 50 ms.
-            gc.collect()
-            gc.freeze()
-            gc.set_threshold(10_000, 20, 20)
-            ready(f"http://{f'[{host}]' if ':' in host else host}:{port}")
-            await stop.wait()
+            async with anyio.create_task_group() as warming:
+
+                async def until_stopped() -> None:
+                    await stop.wait()
+                    warming.cancel_scope.cancel()
+
+                warming.start_soon(until_stopped)
+                failure = await server.warm_up(tell)
+                warming.cancel_scope.cancel()
+            if not stop.is_set() and not failure:
+                host, port = listener.getsockname()[:2]
+                # What was loaded stays: a collection that walked through it all would hold the voice up for 50 ms.
+                gc.collect()
+                gc.freeze()
+                gc.set_threshold(10_000, 20, 20)
+                ready(f"http://{f'[{host}]' if ':' in host else host}:{port}")
+                await stop.wait()
             server.close("shutdown")
             with anyio.move_on_after(CLOSING_S):
                 await server.empty()
@@ -466,3 +500,4 @@ async def serve(
             tasks.cancel_scope.cancel()
             with anyio.move_on_after(1.0, shield=True):
                 await runner.cleanup()
+    return failure

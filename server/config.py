@@ -14,7 +14,7 @@ from render.remote import InstagSettings
 from server.core.errors import ConfigError, RequestError
 from server.core.media import Persona
 from server.core.notices import listing
-from server.core.settings import ToolSettings, TurnSettings
+from server.core.settings import GpuSettings, ToolSettings, TurnSettings
 from server.personas import SHIPPED, PersonaSettings, load_personas
 from server.providers import (
     AsrSettings,
@@ -58,8 +58,14 @@ class CallSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     """how far ahead of being heard a piece of voice is placed: the face needs this long to move with it"""
     personas: str = ""
     """a folder of yours with further characters, one TOML file each, as in configs/personas"""
+    warm_up_s: float = 60.0
+    """how long the sentence that goes through everything at the start may take before the server gives up; 0: none"""
     measure_lag: bool = False
     """whether the metrics tell how late the event loop is; costs 200 wake-ups a second"""
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.warm_up_s <= 3600:
+            raise ValueError("warm_up_s must lie between 0 and 3600")
 
 
 def _personas() -> dict[str, PersonaSettings]:
@@ -100,6 +106,7 @@ class Config(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     tools: ToolSettings = ToolSettings()
     tts: TtsSettings = Auto()
     render: RenderSettings = InstagSettings()
+    gpu: GpuSettings = GpuSettings()
     personas: dict[str, PersonaSettings] = msgspec.field(default_factory=_personas)
 
     def persona(self, name: str) -> Persona:

@@ -49,6 +49,8 @@ class RoutedTts:
         """spares: asked only where none of `engines` can or does; their voices are not on offer."""
         self.engines = [*engines, *spares]
         self.languages: Sequence[str] = list(dict.fromkeys(x for one in self.engines for x in one.languages))
+        self.failure = ""
+        """what the latest voice that failed said of itself"""
         self._offered = len(engines)
         self._rests_until = [0.0] * len(self.engines)
         self._rest_s = [REST_S] * len(self.engines)  # the next time
@@ -131,6 +133,7 @@ class RoutedTts:
                 self._rest_s[number] = REST_S
                 return
             except StageError as error:
+                self.failure = error.message
                 if error.retryable:
                     self._rests_until[number] = anyio.current_time() + self._rest_s[number]
                     self._rest_s[number] = min(2 * self._rest_s[number], REST_LONGEST_S)

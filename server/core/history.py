@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import Literal
 
-from server.core.tokens import MESSAGE_TOKENS, tokens
+from server.core.tokens import MESSAGE_TOKENS, Usage, tokens
 from server.core.tools import CANCELLED, ToolCall, clipped
 
 Role = Literal["user", "assistant", "system"]
@@ -71,6 +71,8 @@ class History:
     """id of the first item that `summary` does not cover; None: it covers none"""
     budget: int = 0
     """tokens that a prompt may take; 0: any number"""
+    spent: Usage = field(default_factory=Usage)
+    """what asking with this history has cost so far; a copy's begins at nothing"""
 
     def copy(self) -> "History":
         """Another list of the same items."""

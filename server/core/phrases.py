@@ -35,6 +35,9 @@ FILLERS: dict[str, tuple[str, ...]] = {
     "zh": ("请稍等一下。", "我还在查。", "这个要花一点时间。", "再等一会儿。"),
 }
 
+# Said at the start, to nobody, so that no caller waits for what is loaded with the first sentence.
+WARM_UP: dict[str, str] = {"en": "Hello, how are you today?", "zh": "你好，你今天好吗？"}
+
 
 def filler(number: int, language: str) -> str:
     """The sentence for the time that a function takes; `number`: how many have been said already."""

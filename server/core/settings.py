@@ -95,3 +95,47 @@ class ToolSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
             raise ValueError("rounds must be between 1 and 20, calls between 1 and 32")
         if self.argument_bytes < 100 or self.result_chars < 100:
             raise ValueError("argument_bytes and result_chars must be 100 or more")
+
+
+class GpuShare(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What one process takes of a GPU."""
+
+    device: str = ""
+    """`cuda:0`, `cuda:1` ...; empty: the process is on no GPU of this machine"""
+    memory_gib: float = 0.0
+    """GPU memory that it may take"""
+
+    def __post_init__(self) -> None:
+        if self.device and not self.device.removeprefix("cuda:").isdigit():
+            raise ValueError("device must be cuda:N, or empty for a process on no GPU of this machine")
+        if not 0 <= self.memory_gib <= 10_000:
+            raise ValueError("memory_gib must lie between 0 and 10000")
+        if bool(self.device) != bool(self.memory_gib):
+            raise ValueError("device and memory_gib go together: name both, or neither")
+
+
+class GpuSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Who is on which GPU, and how much of its memory each process may take: `visavis doctor` adds it up."""
+
+    memory_gib: float = 0.0
+    """of one GPU, where nvidia-smi cannot be asked; 0: not known"""
+    reserve_gib: float = 1.0
+    """left free on each GPU that is named: for the driver, a screen, peaks"""
+    asr: GpuShare = GpuShare()
+    """of what hears: the FunASR worker, or its server"""
+    llm: GpuShare = GpuShare()
+    """of the language model's server"""
+    tts: GpuShare = GpuShare()
+    """of the voice server"""
+    render: GpuShare = GpuShare()
+    """of the face"""
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.memory_gib <= 10_000 or not 0 <= self.reserve_gib <= 10_000:
+            raise ValueError("memory_gib and reserve_gib must lie between 0 and 10000")
+
+    @property
+    def shares(self) -> dict[str, GpuShare]:
+        """Stage -> its share, of those that are on a GPU of this machine."""
+        all_shares = {"asr": self.asr, "llm": self.llm, "tts": self.tts, "render": self.render}
+        return {stage: share for stage, share in all_shares.items() if share.device}

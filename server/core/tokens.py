@@ -1,6 +1,7 @@
 """How many tokens a text is likely to cost, without any model's tokenizer."""
 
 import re
+from dataclasses import dataclass
 
 from server.core.spoken import CJK
 
@@ -24,3 +25,21 @@ def tokens(text: str) -> int:
         else:
             count += -(-len(letters) // _LETTERS) or 1
     return count
+
+
+@dataclass(slots=True)
+class Usage:
+    """What replies have cost, as the language model's server counts it."""
+
+    replies: int = 0
+    prompt_tokens: int = 0
+    cached_tokens: int = 0
+    """of the prompts' tokens, those that the server knew already"""
+    answer_tokens: int = 0
+
+    def add(self, prompt: int, cached: int, answer: int) -> None:
+        """One request to it."""
+        self.replies += 1
+        self.prompt_tokens += prompt
+        self.cached_tokens += cached
+        self.answer_tokens += answer

@@ -6,6 +6,7 @@ import json
 import logging
 import os
 import re
+from collections import deque
 from collections.abc import AsyncGenerator, AsyncIterator, Coroutine
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
@@ -20,7 +21,7 @@ from server.core.errors import StageError
 from server.core.history import History, Message
 from server.core.media import Persona, Token
 from server.core.spoken import Reasoning
-from server.core.tokens import tokens
+from server.core.tokens import Usage, tokens
 from server.core.tools import AUTO, NONE, NOTHING, REQUIRED, ToolOffer
 from server.llm.dialects import DIALECTS, OTHER, Dialect, by_address, by_models, merged
 from server.llm.toolcalls import Calls, WrittenCalls
@@ -161,22 +162,13 @@ def _client(base_url: str, api_key: str, settings: OpenAiSettings) -> "tuple[Asy
 
 
 @dataclass(slots=True)
-class Usage:
-    """What all replies so far have cost, as the server counts it."""
-
-    replies: int = 0
-    prompt_tokens: int = 0
-    cached_tokens: int = 0
-    """of the prompts' tokens, those that the server knew already"""
-    answer_tokens: int = 0
-
-
-@dataclass(slots=True)
 class _Bill:
     """What one reply costs."""
 
     estimate: int
     """of the prompt's tokens, ours"""
+    spent: Usage
+    """of the reply that it belongs to"""
     prompt: int = 0
     cached: int = 0
     answer: int | None = None
@@ -238,6 +230,7 @@ class OpenAiLlm:
         self._opens_inside = guess if settings.opens_inside is None else settings.opens_inside
         self._warmed_s = float("-inf")
         self._background: set[asyncio.Task[None]] = set()
+        self._draining: deque[asyncio.Task[None]] = deque(maxlen=8)
 
     @property
     def history_tokens(self) -> int:
@@ -310,7 +303,7 @@ class OpenAiLlm:
                 self._nothing_said(finish, separate or reasoning is not None)
             if finish:
                 # what is left (usage, [DONE]) must be read for the connection to be kept; nobody waits for that
-                self.in_background(self._drain(stream, bill))
+                self._draining.append(self.in_background(self._drain(stream, bill)))
                 stream = None
         finally:
             if stream is not None:
@@ -348,11 +341,19 @@ class OpenAiLlm:
         except Exception as error:
             log.info("loading %s failed: %r", self.where, error)
 
-    def in_background(self, work: Coroutine[Any, Any, None]) -> None:
+    def in_background(self, work: Coroutine[Any, Any, None]) -> "asyncio.Task[None]":
         """Run a coroutine that nobody waits for; `aclose` ends it."""
         task = asyncio.create_task(work)
         self._background.add(task)
         task.add_done_callback(self._background.discard)
+        return task
+
+    async def forget_usage(self) -> None:
+        """What was asked so far was for nobody: the counts begin anew."""
+        if draining := [task for task in self._draining if not task.done()]:
+            await asyncio.wait(draining)
+        self._draining.clear()
+        self.usage = Usage()
 
     async def aclose(self) -> None:
         for task in tuple(self._background):
@@ -388,7 +389,7 @@ class OpenAiLlm:
                 self._manner = replace(manner, shrunk=False)
                 if manner.shrunk:
                     self._ratio = min(2.0, self._ratio * 1.5)
-            return stream, _Bill(estimate)
+            return stream, _Bill(estimate, history.spent)
 
     def _request(
         self, history: History, persona: Persona, offer: ToolOffer, manner: _Manner
@@ -452,10 +453,8 @@ class OpenAiLlm:
         """Note what a reply has cost, if its server told."""
         if bill.answer is None:
             return
-        self.usage.replies += 1
-        self.usage.prompt_tokens += bill.prompt
-        self.usage.cached_tokens += bill.cached
-        self.usage.answer_tokens += bill.answer
+        for usage in (self.usage, bill.spent):
+            usage.add(bill.prompt, bill.cached, bill.answer)
         if bill.prompt > 0 and bill.estimate > 200:  # less says little
             measured = min(2.0, max(0.5, bill.prompt / bill.estimate))
             self._ratio += 0.3 * (measured - self._ratio)
