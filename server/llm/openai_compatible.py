@@ -374,13 +374,15 @@ class OpenAiLlm:
 
         manner = self._manner
         while True:
-            options, extra, estimate = self._request(history, persona, offer, manner)
+            options, large, extra, estimate = self._request(history, persona, offer, manner)
             try:
+                # The client walks through messages and functions against their types: 0.2 ms of the loop's time a
+                # message. What is in extra_body is sent as it stands.
                 stream: AsyncStream[ChatCompletionChunk] = await self._client.chat.completions.create(
-                    stream=True, extra_body=extra or None, **options
+                    messages=[], stream=True, extra_body={**extra, **large}, **options
                 )
             except openai.APIStatusError as error:
-                gentler = self._gentler(manner, error, bool(options.get("tools")))
+                gentler = self._gentler(manner, error, bool(large.get("tools")))
                 if gentler is None:
                     raise
                 manner = gentler
@@ -393,8 +395,8 @@ class OpenAiLlm:
 
     def _request(
         self, history: History, persona: Persona, offer: ToolOffer, manner: _Manner
-    ) -> tuple[dict[str, Any], dict[str, Any], int]:
-        """(arguments, further fields, estimated tokens) of a request."""
+    ) -> tuple[dict[str, Any], dict[str, Any], dict[str, Any], int]:
+        """(arguments, large ones, fields that only some servers know, estimated tokens) of a request."""
         settings = self.settings
         if manner.shrunk:
             history = history.copy()
@@ -406,7 +408,8 @@ class OpenAiLlm:
         while recent and recent[0].role == "tool":
             del recent[0]  # its call was cut off
         messages: list[Any] = [{"role": "system", "content": prompt}, *map(_message, recent)]
-        options: dict[str, Any] = {"model": self.model, "messages": messages, manner.limit: settings.max_tokens}
+        options: dict[str, Any] = {"model": self.model, manner.limit: settings.max_tokens}
+        large: dict[str, Any] = {"messages": messages}
         if settings.temperature is not None:
             options["temperature"] = settings.temperature
         extra: dict[str, Any] = {}
@@ -416,7 +419,7 @@ class OpenAiLlm:
             if self.dialect.usage:
                 options["stream_options"] = {"include_usage": True}
         if offer.tools and manner.tools:
-            options["tools"] = [
+            large["tools"] = [
                 {
                     "type": "function",
                     "function": {"name": t.name, "description": t.description, "parameters": t.parameters},
@@ -430,8 +433,8 @@ class OpenAiLlm:
         estimate = tokens(prompt) + sum(
             tokens(m.text) + sum(tokens(c.arguments) for c in m.calls) + 4 for m in recent
         )
-        estimate += tokens(json.dumps(options.get("tools", ""), ensure_ascii=False))
-        return options, merged(extra, settings.extra_body), estimate
+        estimate += tokens(json.dumps(large.get("tools", ""), ensure_ascii=False))
+        return options, large, merged(extra, settings.extra_body), estimate
 
     def _gentler(self, manner: _Manner, error: "openai.APIStatusError", tools: bool) -> _Manner | None:
         """Another way to ask a server that refused; None: there is none."""
