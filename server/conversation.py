@@ -554,7 +554,7 @@ class Conversation:
             self.history.remove(item.id)
         if not reply.complete:
             why = "turn_detected" if reason in ("barge_in", "continued") else "client_cancelled"
-            self._tell(ReplyDone(reply.response_id, reply.item_id, "cancelled", why, heard.text))
+            self._tell(ReplyDone(reply.response_id, reply.item_id, "cancelled", why, heard.text, reply.usage))
         if reason == "watchdog":
             excuse = phrase("watchdog", self.persona.language)
             self._tell(Problem("watchdog", excuse))
@@ -600,7 +600,7 @@ class Conversation:
         text = reply.text + reply.unspoken
         item = self.history.find(reply.item_id)
         if reply.voiced:
-            self._tell(ReplyDone(reply.response_id, reply.item_id, "completed", "", text))
+            self._tell(ReplyDone(reply.response_id, reply.item_id, "completed", "", text, reply.usage))
             return
         self._reply = None
         self._going_on = False
@@ -612,9 +612,9 @@ class Conversation:
         elif item is not None:
             self.history.remove(item.id)
         if self._tools is not None and self._tools.handed and not text.strip():
-            self._tell(ReplyDone(reply.response_id, reply.item_id, "completed", "", ""))
+            self._tell(ReplyDone(reply.response_id, reply.item_id, "completed", "", "", reply.usage))
         else:
-            self._tell(ReplyDone(reply.response_id, reply.item_id, "failed", "no_voice", text))
+            self._tell(ReplyDone(reply.response_id, reply.item_id, "failed", "no_voice", text, reply.usage))
         self.happened(ReplyFinished(reply.generation))
 
     def _failed(self, reply: Reply, error: StageError) -> None:

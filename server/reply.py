@@ -13,6 +13,7 @@ from server.core.history import History
 from server.core.marks import Marks
 from server.core.media import MEDIA_RATE, Clause, Persona, Samples, Speech, Voice
 from server.core.protocols import Llm, Tools, Tts
+from server.core.tokens import Usage
 from server.stages.speak import speak
 from server.stages.think import recite, think
 
@@ -86,6 +87,11 @@ class Reply:
         self._failed = failed
         self._made = made
         self._scope = anyio.CancelScope()
+
+    @property
+    def usage(self) -> Usage | None:
+        """What it cost as far as the language model's server has told; None: it has told nothing."""
+        return self._prompt.spent if self._prompt.spent.replies else None
 
     def cancel(self) -> None:
         """Close its streams: the language model's, the voice's."""

@@ -6,6 +6,7 @@ from typing import Any, Literal, Protocol
 
 from server.core.events import State
 from server.core.history import History
+from server.core.tokens import Usage
 from server.core.tools import Tool, ToolOffer
 
 
@@ -134,6 +135,8 @@ class ReplyDone:
     reason: str
     """`turn_detected`, `client_cancelled`, or an error code; empty when completed"""
     text: str
+    usage: Usage | None = None
+    """what the language model's server counted for it; None: it told nothing (yet)"""
 
 
 @dataclass(frozen=True, slots=True)

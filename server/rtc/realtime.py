@@ -42,6 +42,7 @@ from server.core.notices import (
     UserHeard,
     UserSaid,
 )
+from server.core.tokens import Usage
 from server.core.tools import AUTO, NONE, REQUIRED, Tool, ToolOffer
 
 log = logging.getLogger(__name__)
@@ -581,7 +582,8 @@ class RealtimeChannel:
             self._send("conversation.item.done", previous_item_id=previous, item=_item(item))
         known = [item if item_id == notice.item_id else self._call.history.find(item_id) for item_id in told]
         output = [_item(one) for one in known if one is not None]
-        self._send("response.done", response=self._response(notice.response_id, notice.status, details, output))
+        response = self._response(notice.response_id, notice.status, details, output)
+        self._send("response.done", response={**response, "usage": _usage(notice.usage)})
         if notice.item_id in told and not there:  # nothing of it was heard: the history does not keep it
             self._send("conversation.item.deleted", item_id=notice.item_id)
         if notice.status == "failed":
@@ -778,6 +780,25 @@ def _choice(given: str | dict[str, Any] | None) -> str | None:
     raise _Refused(
         "invalid_value", "tool_choice is 'auto', 'none', 'required', or names a function.", "session.tool_choice"
     )
+
+
+def _usage(usage: Usage | None) -> dict[str, Any] | None:
+    """A response's `usage`. Voice is no business of the language model's: all of its tokens are text."""
+    if usage is None:
+        return None
+    return {
+        "total_tokens": usage.prompt_tokens + usage.answer_tokens,
+        "input_tokens": usage.prompt_tokens,
+        "output_tokens": usage.answer_tokens,
+        "input_token_details": {
+            "text_tokens": usage.prompt_tokens,
+            "audio_tokens": 0,
+            "image_tokens": 0,
+            "cached_tokens": usage.cached_tokens,
+            "cached_tokens_details": {"text_tokens": usage.cached_tokens, "audio_tokens": 0, "image_tokens": 0},
+        },
+        "output_token_details": {"text_tokens": usage.answer_tokens, "audio_tokens": 0},
+    }
 
 
 def _offered(offer: ToolOffer) -> dict[str, Any]:

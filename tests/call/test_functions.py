@@ -22,6 +22,7 @@ from server.core.notices import (
 )
 from server.core.phrases import FILLERS
 from server.core.settings import ToolSettings
+from server.core.tokens import Usage
 from server.core.tools import CANCELLED, NOTHING, TIMED_OUT, Tool, ToolCall
 from tests.call.test_conversation import Stage, staged
 from tests.virtual_time import virtual_time
@@ -102,6 +103,14 @@ async def test_a_function_is_called_and_its_result_spoken() -> None:
         assert len(stage.told(ReplyCreated)) == 1
         assert [n.status for n in stage.told(ReplyDone)] == ["completed"]
         assert stage.conversation.state is State.LISTENING
+
+
+async def test_what_all_of_its_requests_cost_is_told_with_the_reply() -> None:
+    async with staged(ASKED, says=[["Let me see.", CALL], ["It is sunny in Oslo."]], **offering(Fake())) as stage:
+        stage.llm.cost = (100, 60, 7)
+        await stage.until_s(9)
+        (done,) = stage.told(ReplyDone)
+        assert done.usage == Usage(2, 200, 120, 14)
 
 
 async def test_nothing_is_called_before_the_turn_is_committed() -> None:

@@ -18,6 +18,7 @@ from server.config import Config, load_config
 from server.core.errors import StageError
 from server.core.history import History
 from server.core.media import Persona
+from server.core.tokens import Usage
 from server.engines import Engines, load_engines
 from server.warmup import STAGE_S, warm_up, warmed_up
 from tests.call.test_process import LIGHT, visavis
@@ -281,10 +282,12 @@ async def test_what_it_costs_is_counted_for_nobody() -> None:
             assert engines.llm_usage()["replies"] == 0
             assert await warm_up(settings, engines) == []  # one that is closed in its middle
             assert engines.llm_usage()["replies"] == 0
-            async with aclosing(engines.llm.reply(History(), Persona("mia"))) as tokens:
+            history = History()
+            async with aclosing(engines.llm.reply(history, Persona("mia"))) as tokens:
                 assert [token.text async for token in tokens] == ["Fine."]
             while engines.llm_usage()["replies"] == 0:  # what follows is counted
                 await asyncio.sleep(0.01)
+            assert history.spent == Usage(1, 20, 0, 3)  # and told to whoever asked
         assert len(server.requests) == 3
         hold.set()
 

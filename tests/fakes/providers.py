@@ -156,6 +156,8 @@ class FakeLlm:
     prompts: list[list[Message]] = field(default_factory=list)
     systems: list[str] = field(default_factory=list)
     """the persona's system prompt of each request"""
+    cost: tuple[int, int, int] = (0, 0, 0)
+    """tokens that each request takes: of the prompt, those known of it, of the answer"""
 
     async def reply(
         self, history: History, persona: Persona, offer: ToolOffer = NOTHING
@@ -164,6 +166,8 @@ class FakeLlm:
         self.offers.append(offer)
         self.prompts.append(history.prompt())
         self.systems.append(persona.system_prompt)
+        if any(self.cost):
+            history.spent.add(*self.cost)
         pieces = self.answers[min(len(self.asked), len(self.answers)) - 1]
         ended = False
         try:

@@ -36,6 +36,7 @@ from server.core.notices import (
     UserHeard,
     UserSaid,
 )
+from server.core.tokens import Usage
 from server.core.tools import Tool, ToolOffer
 from server.rtc.realtime import BURST, MAX_BYTES, TOOL_BYTES, TOOLS, RealtimeChannel
 
@@ -510,6 +511,17 @@ def test_a_reply_that_only_calls_a_function(talk: Talk) -> None:
     assert (events[4]["call_id"], events[4]["item_id"], events[4]["output_index"]) == ("call_1", "item_c", 0)
     response = events[-1]["response"]
     assert (response["status"], response["output"]) == ("completed", [done])
+
+
+def test_what_a_reply_cost_is_told_where_it_is_known(talk: Talk) -> None:
+    reply(talk)
+    (*_, done) = talk.tell(ReplyDone("resp_1", "item_2", "completed", "", "Hi.", Usage(2, 900, 640, 41)))
+    usage = done["response"]["usage"]
+    assert (usage["input_tokens"], usage["output_tokens"], usage["total_tokens"]) == (900, 41, 941)
+    assert usage["input_token_details"]["cached_tokens"] == 640
+    reply(talk)
+    (*_, done) = talk.tell(ReplyDone("resp_1", "item_2", "completed", "", "Hi."))
+    assert done["response"]["usage"] is None
 
 
 def test_a_reply_that_speaks_and_calls(talk: Talk) -> None:
