@@ -177,7 +177,7 @@ def _read(path: Path) -> dict[str, Floats]:
 
 
 def _name(key: str) -> str | None:
-    """What `wanted` calls a tensor of the package, of torchvision's nets or of the linear layers; None: not at all."""
+    """What `wanted` calls a tensor of the package, of torchvision or of the linear layers; None: not at all."""
     parts = key.split(".")
     if parts[0] == "net" and len(parts) == 4:
         return f"features.{parts[2]}.{parts[3]}"  # a slice keeps torchvision's numbers
