@@ -21,6 +21,7 @@ from server.core.errors import RequestError, StageError
 from server.core.events import State
 from server.core.media import SAMPLE_BYTES, Clause, Speech, Voice
 from server.core.notices import Notice, StateChanged
+from server.core.resampling import Resampler
 from server.core.spoken import sayable
 from server.core.trim import Trimmer
 from server.engines import Engines
@@ -237,12 +238,12 @@ class _Rate:
     """One clause's pieces at RATE."""
 
     def __init__(self) -> None:
-        self._resampler: av.AudioResampler | None = None
+        self._resampler: Resampler | None = None
 
     def convert(self, speech: Speech) -> bytes:
         if speech.rate == RATE:
             return speech.pcm
-        self._resampler = self._resampler or av.AudioResampler(format="s16", layout="mono", rate=RATE)
+        self._resampler = self._resampler or Resampler(RATE)
         frames = self._resampler.resample(_frame(speech.pcm, speech.rate)) if speech.samples else []
         if speech.last:
             frames += self._resampler.resample(None)

@@ -13,6 +13,7 @@ from server.core.errors import StageError
 from server.core.media import Clause, Speech, Voice, Word
 from server.core.phrases import phrase
 from server.core.protocols import Tts
+from server.core.resampling import Resampler
 from server.core.trim import Trimmer
 from tts.references import Cloning, Reference
 from tts.remote import silence
@@ -170,7 +171,7 @@ class _Converter:
     def __init__(self, source: int, target: int) -> None:
         self._source = source
         self._target = target
-        self._resampler = av.AudioResampler(format="s16", layout="mono", rate=target)
+        self._resampler = Resampler(target)
         self._given = 0
         self._made = 0
 

@@ -8,6 +8,7 @@ from collections import deque
 import av
 from av.audio.codeccontext import AudioCodecContext
 
+from server.core import resampling
 from server.core.media import MEDIA_RATE, MIC_FRAME_BYTES, MIC_RATE, SAMPLE_BYTES, MicFrame
 
 log = logging.getLogger(__name__)
@@ -29,7 +30,7 @@ class Resampler:
         if shape != self._shape:
             self._shape = shape
             self._rest = b""
-            self._resampler = av.AudioResampler(format="s16", layout="mono", rate=MIC_RATE)
+            self._resampler = resampling.Resampler(MIC_RATE)
         frame.pts = None  # holes in time are the caller's affair; the resampler would refuse them
         pcm = b"".join(bytes(out.planes[0])[: out.samples * SAMPLE_BYTES] for out in self._resampler.resample(frame))
         if not self._rest and len(pcm) % MIC_FRAME_BYTES:

@@ -13,6 +13,7 @@ from server.core.errors import StageError
 from server.core.marks import Marks
 from server.core.media import MEDIA_RATE, Clause, Speech, Voice
 from server.core.protocols import Tts
+from server.core.resampling import Resampler
 from server.core.trim import Trimmer
 
 
@@ -20,7 +21,7 @@ class MediaRate:
     """Brings one clause's pieces to 48 kHz; stateful, so that pieces join without a click."""
 
     def __init__(self) -> None:
-        self._resampler: av.AudioResampler | None = None
+        self._resampler: Resampler | None = None
         self._given = 0  # samples in, at the voice's rate
         self._made = 0  # samples out, at the media rate
 
@@ -30,7 +31,7 @@ class MediaRate:
         if rate == MEDIA_RATE:
             return speech
         if self._resampler is None:
-            self._resampler = av.AudioResampler(format="s16", layout="mono", rate=MEDIA_RATE)
+            self._resampler = Resampler(MEDIA_RATE)
         before = self._made
         pcm = b""
         if speech.samples:
