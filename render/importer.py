@@ -583,7 +583,7 @@ def avatar(source: Source, scene: Scene, name: str, title: str = "", licence: st
 def universal_field(source: Source, licence: str = LICENCE) -> MotionField:
     """What of a source belongs to nobody in particular."""
     tensors = {f"{b.part}.{key}": tensor for b in (source.face, source.mouth) for key, tensor in b.field.items()}
-    return MotionField(licence, source.origin, source.face.audio, tensors)
+    return MotionField(licence, source.origin, source.face.audio, tensors, "own")
 
 
 def main(argv: Sequence[str] | None = None) -> int:

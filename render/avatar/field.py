@@ -2,6 +2,7 @@
 
 import tempfile
 from pathlib import Path
+from typing import Literal
 
 import msgspec
 import numpy as np
@@ -34,6 +35,7 @@ class _FieldHead(msgspec.Struct):
     source: str = ""
     feature: str = ""
     width: str = ""
+    layout: Literal["mean-face", "own"] = "mean-face"
 
 
 class _Header(msgspec.Struct):
@@ -44,7 +46,13 @@ def save_field(motion: MotionField, path: Path) -> None:
     """Check a universal motion field and write it as one safetensors file, whole or not at all."""
     _check_field(path.name, motion)
     head = _FieldHead(
-        FIELD_FORMAT, FIELD_VERSION, motion.licence, motion.source, motion.audio.name, str(motion.audio.width)
+        FIELD_FORMAT,
+        FIELD_VERSION,
+        motion.licence,
+        motion.source,
+        motion.audio.name,
+        str(motion.audio.width),
+        motion.layout,
     )
     tensors = {name: np.ascontiguousarray(tensor) for name, tensor in motion.tensors.items()}
     data = save_tensors(tensors, metadata=msgspec.to_builtins(head))
@@ -70,6 +78,6 @@ def load_field(path: Path) -> MotionField:
         audio = msgspec.convert({"name": head.feature, "width": head.width}, AudioFeature, strict=False)
     except msgspec.DecodeError as e:
         raise refuse("manifest", f"{path.name} does not say what it is: {e}", remedy) from e
-    motion = MotionField(head.licence, head.source, audio, tensors)
+    motion = MotionField(head.licence, head.source, audio, tensors, head.layout)
     _check_field(path.name, motion)
     return motion

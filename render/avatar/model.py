@@ -179,3 +179,5 @@ class MotionField:
     audio: AudioFeature
     tensors: Mapping[str, Floats]
     """what `field_shapes` lists for `face` and `mouth`, prefixed `face.` and `mouth.`"""
+    layout: Literal["mean-face", "own"] = "mean-face"
+    """where in space a face's points are: as render/models/landmarks.safetensors has them, or nobody knows"""

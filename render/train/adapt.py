@@ -108,7 +108,8 @@ def adapt(
     if universal is not None and universal.audio != heard.feature:
         what = f"{field} listens to {universal.audio.name} of width {universal.audio.width}"
         raise VisavisError("field", f"{what}, and the encoder gives {heard.feature}. Give the field made for it.")
-    run = Adaptation(data, heard, None if universal is None else universal.tensors, plan, work, told)
+    known = None if universal is None else universal.tensors
+    run = Adaptation(data, heard, known, plan, work, told, "own" if universal is None else universal.layout)
     torso = run.torso()
     trainer, judge = run.head(torso)
     dropped = trainer.refine(fresh=False)

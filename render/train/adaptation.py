@@ -125,7 +125,7 @@ def universal(field: Mapping[str, Floats] | None, feature: AudioFeature, device:
     return motion.to(device)
 
 
-class _Clock:
+class Clock:
     """How much of a stage is done: by steps, or by time if that runs out sooner."""
 
     def __init__(self, total: int, seconds: float, elapsed: float = 0.0) -> None:
@@ -144,9 +144,18 @@ class Adaptation:
     """All stages; each goes on from its checkpoint in `work`."""
 
     def __init__(
-        self, data: Dataset, heard: Heard, field: Mapping[str, Floats] | None, plan: Plan, work: Path, told: Told
+        self,
+        data: Dataset,
+        heard: Heard,
+        field: Mapping[str, Floats] | None,
+        plan: Plan,
+        work: Path,
+        told: Told,
+        layout: str = "mean-face",
     ) -> None:
+        """layout: where the field's points are, as MotionField says."""
         self.data, self.heard, self.field, self.plan, self.work, self.told = data, heard, field, plan, work, told
+        self.layout = layout
         torch.manual_seed(plan.seed)
         self.universal = universal(field, heard.feature, plan.device)
 
@@ -173,7 +182,7 @@ class Adaptation:
         rng = np.random.default_rng([plan.seed, 2])
         fit = TorsoFit.begin(self.data, views, plan.torso, plan.device, rng)
         painter = Painter(views.box.width, views.box.height)
-        clock = _Clock(plan.torso_iterations, 60 * plan.minutes * TORSO_SHARE)
+        clock = Clock(plan.torso_iterations, 60 * plan.minutes * TORSO_SHARE)
         told.begin("torso", plan.torso_iterations, 0)
         step, share = 0, 0.0
         while share < 1:
@@ -197,7 +206,7 @@ class Adaptation:
         if found is not None:
             step, elapsed, refined = (found.notes[name] for name in ("step", "elapsed", "refined"))
         seconds = 60 * plan.minutes * (1 - TORSO_SHARE)
-        clock = _Clock(plan.iterations, max(seconds - RESERVE_S, seconds / 2), elapsed)
+        clock = Clock(plan.iterations, max(seconds - RESERVE_S, seconds / 2), elapsed)
         told.begin("head", plan.iterations, step)
         saved = time.monotonic()
         share = clock.share(step)
@@ -254,7 +263,7 @@ class Adaptation:
 
     def _laid(self, moves: "_Moves", seen: Floats) -> Floats | None:
         """Where the landmarks rest; the aligners are taught to lead there where the field knows them."""
-        places = standing() if self.field is not None else None
+        places = standing() if self.field is not None and self.layout == "mean-face" else None
         if places is None:
             return at_rest(self.data, seen, moves.face)
         places = places[-COUNT:]

@@ -358,3 +358,12 @@ def fast_head(
     inside = fast_align(motion.mouth_aligner, mouth_xyz).offset + mouth_xyz
     mouth = fast_mouth(motion.mouth, inside, window, hook(moved))
     return HeadDeformation(moved, face.rotation, face.scale, mouth.xyz)
+
+
+def own_mouth(field: PersonalMouthField, xyz: Tensor, window: Tensor) -> Mouth:
+    """`field(xyz, window)`, with its gradients: window (WINDOW, width, steps) of one frame."""
+    if not _quick(xyz, window, field.encoder_xy.embeddings):
+        whole: Mouth = field(xyz, window)
+        return whole
+    out = _pushed(field.sigma_net, encode(field, xyz), field.code(window)[None])[0]
+    return Mouth(out[..., :3] * out.new_tensor([SIDEWAYS, 1.0, SIDEWAYS]) * METRES, out[..., 3:7])

@@ -178,6 +178,9 @@ def load_data(folder: Path, device: torch.device | str = "cpu") -> Data:
     """Raises DataError with a sentence for people."""
     device = torch.device(device)
     paths = sorted(folder.glob("head-*.npz"))
+    if (folder / "transforms_train.json").is_file():
+        what = f"{folder} holds pictures of a person, not displacements"
+        raise DataError("pretrain_data", f"{what}. Learn from several with `visavis train pretrain pictures`.")
     if not paths or not (folder / "clips.npz").exists():
         raise DataError(
             "pretrain_data",
@@ -1004,10 +1007,12 @@ def universal_of(motion: MotionField) -> Universal:
 
 
 def main(argv: list[str] | None = None) -> int:
-    """`visavis train pretrain`: train, or `evaluate` what was trained."""
+    """`visavis train pretrain`: train, from displacements or from pictures, or `evaluate` what was trained."""
+    from render.train import people
+
     parser = argparse.ArgumentParser(prog="visavis train pretrain", description=(__doc__ or "").splitlines()[0])
     commands = parser.add_subparsers(dest="command", required=True)
-    begin = commands.add_parser("train", help="learn the universal field from a data set")
+    begin = commands.add_parser("train", help="learn the universal field from a data set of displacements")
     begin.add_argument("data", type=Path)
     begin.add_argument("--out", type=Path, required=True, help="the field, a safetensors file")
     begin.add_argument(
@@ -1021,11 +1026,16 @@ def main(argv: list[str] | None = None) -> int:
     check = commands.add_parser("evaluate", help="errors on held-out heads and voices")
     check.add_argument("data", type=Path)
     check.add_argument("field", type=Path)
+    people.add_arguments(
+        commands.add_parser("pictures", help="learn it from pictures of several people", description=people.__doc__)
+    )
     for command in (begin, check):
         command.add_argument("--threads", type=int, default=1)
         command.add_argument("--device", default="cpu", help="cpu or cuda")
         command.add_argument("--heads", type=int, help="at most so many held-out heads are judged")
     arguments = parser.parse_args(argv)
+    if arguments.command == "pictures":
+        return people.command(arguments)
     torch.set_num_threads(max(1, arguments.threads))
     try:
         data = load_data(arguments.data, arguments.device)

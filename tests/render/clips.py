@@ -101,8 +101,8 @@ def voice(frames: int) -> np.ndarray[Any, Any]:
     return (0.25 * loud * tone * 32767 / 2).astype(np.int16)
 
 
-def film(folder: Path, train: int = 36, held_out: int = 10, depth: bool = True) -> Path:
-    """Writes the dataset folder."""
+def film(folder: Path, train: int = 36, held_out: int = 10, depth: bool = True, who: Person | None = None) -> Path:
+    """Writes the dataset folder; of the one whom `Person.make` makes, or of somebody else."""
     frames = train + held_out
     for name in ("gt_imgs", "parsing", "head", "person", "torso_pass", *(("depth",) if depth else ())):
         (folder / name).mkdir(parents=True)
@@ -114,7 +114,7 @@ def film(folder: Path, train: int = 36, held_out: int = 10, depth: bool = True) 
             0.9 - 0.3 * np.tile(rows, (SIDE, 1)),
         ]
     )
-    who, body, loud = Person.make(), torso(), loudness(frames)
+    who, body, loud = who or Person.make(), torso(), loudness(frames)
     raster = DifferentiableRasteriser(SIDE, SIDE)
     still = Camera(np.eye(3, 4, dtype=np.float32), (FOCAL, FOCAL), (SIDE / 2, SIDE / 2), SIDE, SIDE)
     behind = raster.forward(still, body)
