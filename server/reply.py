@@ -143,7 +143,9 @@ class Reply:
                         self._tools,
                     )
                 tasks.start_soon(note)
-                tasks.start_soon(speak, clauses, makers.tts, makers.voice, pieces_in, self.marks, self._fail)
+                tasks.start_soon(
+                    speak, clauses, makers.tts, makers.voice, pieces_in, self.marks, self._fail, self._queued_s
+                )
                 await self._put(pieces)
 
     async def _put(self, pieces: MemoryObjectReceiveStream[Speech]) -> None:

@@ -159,7 +159,9 @@ class CosyVoice:
 
     def say(self, clause: Clause, voice: Voice) -> AsyncGenerator[Speech, None]:
         """The clause in pieces of at most 200 ms, as they come; see http_voice.say."""
-        return say(clause, self._settings.rate, self._spell, partial(self._sound, clause, voice), voice.speed)
+        return say(
+            clause, self._settings.rate, self._spell, partial(self._sound, clause, voice), voice.speed, voice.speed
+        )
 
     async def _sound(self, clause: Clause, voice: Voice, text: str) -> AsyncGenerator[Sound, None]:
         if not self._listed:

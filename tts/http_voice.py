@@ -1,5 +1,6 @@
 """A voice that comes over HTTP as it is made: deadlines, odd bytes, errors in words, and where its words lie."""
 
+import asyncio
 import base64
 import json
 import logging
@@ -13,10 +14,12 @@ from urllib.parse import urlsplit
 
 import aiohttp
 import anyio
+import numpy as np
 
 from server.core.errors import StageError
 from server.core.media import SAMPLE_BYTES, Clause, Speech, Word
 from tts import words
+from tts.plausible import Sounding, span
 from tts.remote import TEXT_LIMIT, silence
 from tts.scripts import speakable, without_pictures
 from tts.spoken import Spoken
@@ -29,7 +32,11 @@ PIECE_S = 0.2
 LEAST_S = 0.02
 """shortest piece, but for the last; as much is kept back, because it may be the last"""
 SECONDS_LIMIT = 120.0
-"""of one clause; a model that never comes to an end is cut there"""
+"""of one clause, however long its text; usually it is cut where its text cannot take longer (plausible.span)"""
+PEEK_S = 0.003
+"""how long the beginning of a clause waits for the server to end too early, where nothing is heard before it"""
+SOON_S = 0.1
+"""a clause that is held back is let go so long before what is heard before it ends"""
 KEEP_ALIVE_S = 300.0
 CONNECT_S = 2.0
 ERROR_LIMIT = 4096  # bytes of an error's body that are read
@@ -276,13 +283,17 @@ async def say(
     spell: Callable[[Clause], Awaitable[Spoken]],
     sound: Callable[[str], AsyncGenerator[Sound, None]],
     tempo: float = 1.0,
+    speed: float = 1.0,
 ) -> AsyncGenerator[Speech, None]:
     """The clause as Speech in pieces of at most PIECE_S; where its words lie comes with the last piece.
 
+    As long as other voice is still to be heard before it (Clause.ahead_s), its beginning is held back until there is
+    as much of it as its text must take. If the server ends before that, it has failed, and nothing of it was heard.
+
     rate: of a clause without anything to say. spell: what the voice is given instead of the clause's text.
     sound: asks the server; asked once more if it failed before any sound of it was handed on.
-    tempo: how much faster what the server makes is to be played (pitch stays).
-    Raises StageError("tts", ...).
+    tempo: how much faster what the server makes is to be played (pitch stays). speed: all in all, compared with the
+    voice's own pace. Raises StageError("tts", ...): what `sound` raises, `tts_cut_short`.
     """
     if len(clause.text) > TEXT_LIMIT:
         raise StageError("tts", "tts_text_too_long", f"a clause may have {TEXT_LIMIT} characters at most", False)
@@ -293,23 +304,34 @@ async def say(
     for attempt in (1, 2):
         begun = False
         try:
-            async with aclosing(_pieces(clause, spoken, sound, tempo)) as pieces:
+            async with aclosing(_pieces(clause, spoken, sound, tempo, speed)) as pieces:
                 async for piece in pieces:
                     begun = True
                     yield piece
             return
         except StageError as error:
+            if error.code == "tts_cut_short" and attempt == 2:  # this text's fault rather than the server's
+                raise StageError("tts", error.code, error.message, retryable=False) from error
             if begun or attempt == 2 or not error.retryable:
                 raise
             log.warning("%s The clause is tried once more.", error.message)
 
 
 async def _pieces(
-    clause: Clause, spoken: Spoken, sound: Callable[[str], AsyncGenerator[Sound, None]], tempo: float
+    clause: Clause,
+    spoken: Spoken,
+    sound: Callable[[str], AsyncGenerator[Sound, None]],
+    tempo: float,
+    speed: float,
 ) -> AsyncGenerator[Speech, None]:
+    heard_from = anyio.current_time() + clause.ahead_s - SOON_S
+    bounds = span(spoken.text, speed)
     held = b""
     rate, made = 0, 0  # made: samples handed on
     pace: Tempo | None = None
+    until: float | None = None  # when it is let go whatever there is of it; None: it has been, or nothing has come
+    over = False  # whether it was cut
+    sounding = Sounding(1000)
 
     def ready(least: int) -> list[Speech]:
         nonlocal held, made
@@ -320,23 +342,85 @@ async def _pieces(
         return out
 
     kept = longest = 0
-    async with aclosing(sound(spoken.text)) as sounds:
-        async for part in sounds:
-            if not rate:
-                rate = part.rate
-                kept, longest = int(rate * LEAST_S), int(rate * PIECE_S)
-                pace = Tempo(rate, tempo) if tempo != 1.0 else None
-            held += pace.feed(part.pcm) if pace else part.pcm
-            for piece in ready(kept):
-                yield piece
-            if made > SECONDS_LIMIT * rate:
-                log.warning("a clause of %d characters never came to an end: cut", len(clause.text))
+    async with aclosing(sound(spoken.text)) as sounds, aclosing(_Next(sounds)) as following:
+        while not over:
+            part = await following.next(until)
+            if part is _Next.LATE:
+                until = None
+            elif part is None:
                 break
-    if pace:
-        held += pace.flush()
-        for piece in ready(kept):
-            yield piece
+            else:
+                if not rate:
+                    rate = part.rate
+                    kept, longest = int(rate * LEAST_S), int(rate * PIECE_S)
+                    pace = Tempo(rate, tempo) if tempo != 1.0 else None
+                    until = max(anyio.current_time() + PEEK_S, heard_from)
+                    sounding = Sounding(rate)
+                more = pace.feed(part.pcm) if pace else part.pcm
+                sounding.feed(more)
+                held += more
+                room = int(min(bounds.most_s, SECONDS_LIMIT) * rate) - made
+                if over := len(held) // SAMPLE_BYTES >= room:
+                    log.warning("a clause of %d characters never came to an end: cut", len(clause.text))
+                    held = held[: max(room, 1) * SAMPLE_BYTES]
+                if sounding.seconds >= bounds.least_s or (until and anyio.current_time() >= until):
+                    until = None
+            for piece in ready(kept) if until is None and not over else ():
+                yield piece
+    if pace and not over:
+        more = pace.flush()
+        sounding.feed(more)
+        held += more
+    if sounding.seconds < bounds.least_s:
+        what = f"{sounding.seconds:.1f} s of voice for {len(spoken.text)} characters: words were swallowed."
+        if made == 0:
+            raise StageError("tts", "tts_cut_short", what)
+        log.warning("%s They are heard already.", what)
+    for piece in ready(kept):
+        yield piece
+    if over:
+        held = _faded(held)
     yield Speech(clause, held, rate, words=laid(clause, spoken, made, made + len(held) // SAMPLE_BYTES))
+
+
+class _Next:
+    """The next sound, waited for no longer than wanted: a wait that was given up is taken up again."""
+
+    LATE = Sound(b"", 0)
+
+    def __init__(self, sounds: AsyncGenerator[Sound, None]) -> None:
+        self._sounds = sounds
+        self._waiting: asyncio.Future[Sound | None] | None = None
+
+    async def next(self, until: float | None) -> Sound | None:
+        """None at the end, LATE if it did not come until then (loop time; None: however long it takes)."""
+        if until is None and self._waiting is None:
+            return await anext(self._sounds, None)
+        if self._waiting is None:
+            self._waiting = asyncio.ensure_future(anext(self._sounds, None))
+        left_s = None if until is None else max(until - anyio.current_time(), 0.0)
+        done, _ = await asyncio.wait({self._waiting}, timeout=left_s)
+        if not done:
+            return self.LATE
+        waited, self._waiting = self._waiting, None
+        return waited.result()
+
+    async def aclose(self) -> None:
+        """Give the wait up for good; the sounds may be closed then."""
+        if self._waiting is not None:
+            self._waiting.cancel()
+            with anyio.CancelScope(shield=True):
+                await asyncio.wait({self._waiting})
+            if not self._waiting.cancelled():
+                self._waiting.exception()  # nobody asks any more
+
+
+def _faded(pcm: bytes) -> bytes:
+    """Its end faded out over its last LEAST_S or so: what is cut may be loud."""
+    samples = np.frombuffer(pcm, "<i2")
+    gain = np.cos(np.linspace(0, np.pi / 2, samples.size, dtype=np.float32)) ** 2
+    faded: bytes = (samples * gain).astype("<i2").tobytes()
+    return faded
 
 
 _TOKEN = re.compile(

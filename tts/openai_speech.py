@@ -84,6 +84,11 @@ class OpenAiSpeechSettings(
         return self.base_url or os.environ.get("OPENAI_BASE_URL", "").strip() or OPENAI_URL
 
     @property
+    def key(self) -> str:
+        """What requests are signed with; empty: nothing."""
+        return self.api_key or ("" if self.base_url else os.environ.get("OPENAI_API_KEY", "").strip())
+
+    @property
     def remote(self) -> str:
         """The machine that words go to; empty: this one."""
         return "" if is_local(self.address) else self.address
@@ -91,9 +96,8 @@ class OpenAiSpeechSettings(
     @asynccontextmanager
     async def load(self) -> AsyncGenerator["OpenAiSpeech", None]:
         """Nothing is asked of the server yet: it may still be starting."""
-        api_key = self.api_key or ("" if self.base_url else os.environ.get("OPENAI_API_KEY", "").strip())
         spell = await spelling() if self.normalize else as_it_stands
-        async with http_session(self.address, api_key) as session:
+        async with http_session(self.address, self.key) as session:
             advice = "Check tts.base_url (it ends in /v1), tts.model, tts.voice and the key."
             server = VoiceServer(session, self.address, Patience(self.first_s, self.gap_s), advice)
             yield OpenAiSpeech(self, server, spell, References(self.clones))
@@ -123,7 +127,7 @@ class OpenAiSpeech:
     def say(self, clause: Clause, voice: Voice) -> AsyncGenerator[Speech, None]:
         """The clause in pieces of at most 200 ms, as they come; see http_voice.say."""
         tempo = 1.0 if self._settings.speed else voice.speed
-        return say(clause, self._settings.rate, self._spell, partial(self._sound, voice), tempo)
+        return say(clause, self._settings.rate, self._spell, partial(self._sound, voice), tempo, voice.speed)
 
     async def _sound(self, voice: Voice, text: str) -> AsyncGenerator[Sound, None]:
         settings = self._settings

@@ -59,6 +59,8 @@ class Clause:
     """the reply's own text that this clause covers, white space included: clauses' raws join to the reply"""
     language: str
     """BCP 47 primary subtag by the script; Latin script keeps the persona's: what the voice must be able to say"""
+    ahead_s: float = field(default=0.0, compare=False)
+    """how much voice will be heard before it, when it is asked for: for so long it may be held back and made again"""
 
 
 VISEMES = ("sil", "PP", "FF", "TH", "DD", "kk", "CH", "SS", "nn", "RR", "aa", "E", "ih", "EE", "oh", "ou")

@@ -68,14 +68,18 @@ async def speak(
     out: MemoryObjectSendStream[Speech],
     marks: Marks,
     failed: Callable[[StageError], None],
+    queued_s: Callable[[], float] = lambda: 0.0,
 ) -> None:
-    """Ends when the clauses do. A clause that cannot be said is told to `failed` and passed over."""
+    """Ends when the clauses do. A clause that cannot be said is told to `failed` and passed over.
+
+    queued_s: seconds of voice that are made and not yet heard.
+    """
     async with out, clauses:
         async for clause in clauses:
             marks.note("tts_request", anyio.current_time())
             trimmer, rate = Trimmer(), MediaRate()
             try:
-                async with aclosing(tts.say(clause, voice)) as pieces:
+                async with aclosing(tts.say(replace(clause, ahead_s=queued_s()), voice)) as pieces:
                     async for piece in pieces:
                         for audible in trimmer.feed(piece):
                             marks.note("tts_audio", anyio.current_time())

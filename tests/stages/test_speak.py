@@ -1,7 +1,7 @@
 """Voices brought to the media rate without a click, and clauses said one after the other."""
 
 import random
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import AsyncGenerator, Callable, Sequence
 from dataclasses import replace
 from itertools import pairwise
 
@@ -127,9 +127,11 @@ class Scripted:
     def __init__(self, *clauses: Sequence[Speech | StageError]) -> None:
         self._clauses = clauses
         self.asked: list[tuple[str, Voice]] = []
+        self.ahead_s: list[float] = []
 
     async def say(self, clause: Clause, voice: Voice) -> AsyncGenerator[Speech, None]:
         self.asked.append((clause.text, voice))
+        self.ahead_s.append(clause.ahead_s)
         for step in self._clauses[clause.index]:
             if isinstance(step, StageError):
                 raise step
@@ -149,7 +151,9 @@ class Spoken:
         return list(dict.fromkeys(part.clause.text for part in self.parts))
 
 
-async def said(tts: Tts, *texts: str, voice: Voice | None = None) -> Spoken:
+async def said(
+    tts: Tts, *texts: str, voice: Voice | None = None, queued_s: Callable[[], float] = lambda: 0.0
+) -> Spoken:
     made = Spoken()
     clauses_in, clauses = anyio.create_memory_object_stream[Clause](len(texts))
     send, receive = anyio.create_memory_object_stream[Speech](1)
@@ -157,7 +161,7 @@ async def said(tts: Tts, *texts: str, voice: Voice | None = None) -> Spoken:
         for i, text in enumerate(texts):
             clauses_in.send_nowait(clause(i, text))
     async with anyio.create_task_group() as tasks, receive:
-        tasks.start_soon(speak, clauses, tts, voice or Voice(), send, made.marks, made.failures.append)
+        tasks.start_soon(speak, clauses, tts, voice or Voice(), send, made.marks, made.failures.append, queued_s)
         async for part in receive:
             made.parts.append(part)
     return made
@@ -178,6 +182,12 @@ async def test_the_voice_asked_for_is_used() -> None:
     tts = Scripted(pieces(16_000, 3000, seed=1))
     await said(tts, "ah", voice=Voice("leo", 1.5))
     assert tts.asked == [("ah", Voice("leo", 1.5))]
+
+
+async def test_a_voice_is_told_how_much_is_heard_before_its_clause() -> None:
+    tts = Scripted(pieces(16_000, 3000, seed=1), pieces(16_000, 3000, seed=2))
+    await said(tts, "one", "two", queued_s=iter([0.0, 2.5]).__next__)
+    assert tts.ahead_s == [0.0, 2.5]
 
 
 async def test_the_silent_head_is_taken_off_at_the_voices_own_rate_and_the_timings_move() -> None:

@@ -56,7 +56,7 @@ def sizes(seed: int) -> list[int]:
 
 @pytest.mark.parametrize("seed", range(4))
 async def test_at_the_media_rate_every_sample_arrives(seed: int) -> None:
-    voices = [tone(0.3 + 0.37 * i, MEDIA_RATE) for i in range(3)]
+    voices = [tone(0.45 + 0.37 * i, MEDIA_RATE) for i in range(3)]
     headers = {"Content-Type": f"audio/pcm;rate={MEDIA_RATE}"}
     answers = [Answer(cut(pcm, *sizes(seed + i)), headers=headers) for i, pcm in enumerate(voices)]
     sent = await packets(answers, clauses(3))
