@@ -235,7 +235,9 @@ export class TalkingHead extends HTMLElement {
   /** Who lives at the server: faces and personas to choose from. Without an answer the page still calls. */
   async #loadInfo() {
     const url = new URL("v1/visavis", this.src);
-    const asked = (this.#info = fetch(url).then((r) => (r.ok ? r.json() : null)));
+    const token = this.getAttribute("token"); // relays are for who may call
+    const headers = token ? { Authorization: `Bearer ${token}` } : {};
+    const asked = (this.#info = fetch(url, { headers }).then((r) => (r.ok ? r.json() : null)));
     const info = await asked.catch(() => null);
     if (!info || this.#info !== asked) return;
     this.#iceServers = info.ice_servers ?? [];

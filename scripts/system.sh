@@ -15,6 +15,7 @@ have_chromium || missing+=(chromium)
 command -v flite >/dev/null 2>&1 || missing+=(flite)
 command -v ffmpeg >/dev/null 2>&1 || missing+=(ffmpeg)
 command -v node >/dev/null 2>&1 || missing+=(nodejs npm)
+command -v turnserver >/dev/null 2>&1 || missing+=(coturn)
 [ -d /usr/share/pocketsphinx/test/data ] || missing+=(pocketsphinx-testdata)
 [ ${#missing[@]} -eq 0 ] && exit 0
 

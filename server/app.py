@@ -302,11 +302,26 @@ class Server:
                     }
                     for n, p in self._config.personas.items()
                 ],
-                "ice_servers": msgspec.to_builtins(self._config.ice.ice_servers),
+                "ice_servers": self._ice_servers(request),
                 "limits": {"max_calls": self._config.call.max_calls, "max_s": self._config.call.max_s},
                 "providers": {c.stage: {"name": c.provider, "where": c.where} for c in self._engines.choices},
             }
         )
+
+    def _ice_servers(self, request: web.Request) -> list[dict[str, Any]]:
+        """As RTCPeerConnection takes them; those with a secret only for who may call."""
+        try:
+            self._authorize(request)
+        except RequestError:
+            may_call = False
+        else:
+            may_call = True
+        servers = []
+        for server in self._config.ice.ice_servers:
+            if may_call or not server.secret:
+                username, credential = server.login(time.time())
+                servers.append({"urls": server.urls, "username": username, "credential": credential})
+        return servers
 
     async def _poster(self, request: web.Request) -> web.Response:
         avatar = self._engines.avatar(request.match_info["avatar"])

@@ -125,12 +125,20 @@ class OpenAiSettings(
         """The URL that requests go to."""
         return self.base_url or os.environ.get("OPENAI_BASE_URL", "").strip() or OPENAI_URL
 
+    @property
+    def key(self) -> str:
+        """What requests are signed with; empty: nothing."""
+        return self.api_key or ("" if self.base_url else os.environ.get("OPENAI_API_KEY", "").strip())
+
+    @property
+    def name(self) -> str:
+        """The model that is asked for; empty: none is named."""
+        return self.model or os.environ.get("OPENAI_MODEL", "").strip()
+
     @asynccontextmanager
     async def load(self) -> AsyncIterator["OpenAiLlm"]:
         """One client for the whole process. Raises StageError if no model is named."""
-        base_url = self.address
-        api_key = self.api_key or ("" if self.base_url else os.environ.get("OPENAI_API_KEY", "").strip())
-        model = self.model or os.environ.get("OPENAI_MODEL", "").strip()
+        base_url, api_key, model = self.address, self.key, self.name
         if not model:
             message = "No language model is named: set llm.model in the configuration, or OPENAI_MODEL."
             raise StageError("llm", "llm_no_model", message, retryable=False)

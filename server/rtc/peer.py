@@ -1,6 +1,8 @@
 """One WebRTC peer: its offer answered, its microphone heard, its tracks fed, its end noticed."""
 
 import asyncio
+import base64
+import hmac
 import ipaddress
 import logging
 import time
@@ -36,6 +38,8 @@ BACKLOG_CHARS = 1 << 20
 """text kept for a data channel that is not open yet"""
 UNREAD_BYTES = 1 << 20
 """text that waits in an open channel for a peer that does not read it"""
+LOGIN_S = 6 * 3600
+"""for which a TURN server lets a caller in again: longer than a call"""
 CLOSE_S = 5.0
 """a connection that has not closed by then is given up"""
 
@@ -47,6 +51,30 @@ class IceServer(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
     """`stun:host:port`, `turn:host:port?transport=udp`"""
     username: str = ""
     credential: str = ""
+    secret: str = ""
+    """coturn's static-auth-secret, in place of username and credential: whoever may call gets ones that expire"""
+    page_only: bool = False
+    """only the page uses it: where this server and the TURN server reach each other, one relay is enough"""
+
+    def __post_init__(self) -> None:
+        if not self.urls or not all(url.startswith(("stun:", "turn:", "turns:")) for url in self.urls):
+            raise ValueError("urls begin with stun:, turn: or turns:")
+        if self.secret and (self.username or self.credential):
+            raise ValueError("a secret takes the place of username and credential")
+
+    def __repr__(self) -> str:
+        return f"IceServer(urls={self.urls!r})"  # never what is secret
+
+    def login(self, now_s: float) -> tuple[str, str]:
+        """Username and credential; of a secret, valid for LOGIN_S (draft-uberti-behave-turn-rest-00, section 2.2).
+
+        now_s: of the wall clock, in UTC.
+        """
+        if not self.secret:
+            return self.username, self.credential
+        username = f"{int(now_s + LOGIN_S)}:visavis"
+        digest = hmac.digest(self.secret.encode(), username.encode(), "sha1")
+        return username, base64.b64encode(digest).decode()
 
 
 class RtcSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -147,8 +175,10 @@ class Peer:
     async def answer(self) -> str:
         """The SDP answer, with every candidate in it. RequestError if the offer cannot be answered."""
         servers = [
-            RTCIceServer(urls=s.urls, username=s.username or None, credential=s.credential or None)
+            RTCIceServer(urls=s.urls, username=username or None, credential=credential or None)
             for s in self._settings.ice_servers
+            if not s.page_only
+            for username, credential in [s.login(time.time())]
         ]
         pc = self._pc = RTCPeerConnection(
             RTCConfiguration(iceServers=servers, bundlePolicy=RTCBundlePolicy.MAX_BUNDLE)

@@ -83,6 +83,10 @@ class FakeSpeechServer:
     saved: list[str] = field(default_factory=list)
     """speakers of the model; our own dialect only"""
     key: str = ""
+    health: dict[str, Any] | None = field(
+        default_factory=lambda: {"ready": True, "model": "CosyVoice2-0.5B", "generation": 2, "rate": 24_000}
+    )
+    """what it says of itself, our own dialect; None: it knows no such route"""
     port: int = 0
     requests: list[tuple[str, dict[str, Any]]] = field(default_factory=list)
     """path and body of every request for speech"""
@@ -152,7 +156,14 @@ class FakeSpeechServer:
         self.voices[known] = form
         return web.json_response({"id": known})
 
+    async def _health(self, request: web.Request) -> web.Response:
+        if self.health is None:
+            raise web.HTTPNotFound
+        return web.json_response(self.health)
+
     async def _list_voices(self, request: web.Request) -> web.Response:
+        if self.key and request.headers.get("Authorization") != f"Bearer {self.key}":
+            return web.json_response({"error": {"code": "key", "message": "wrong key"}}, status=401)
         return web.json_response({"saved": self.saved, "voices": [{"id": known} for known in self.voices]})
 
     async def _delete_voice(self, request: web.Request) -> web.Response:
@@ -171,6 +182,7 @@ async def speech_server(*answers: Answer, **options: Any) -> AsyncIterator[FakeS
     app.router.add_post("/{stock:inference_.*}", server._speech)
     app.router.add_post("/v1/voices", server._add_voice)
     app.router.add_get("/v1/voices", server._list_voices)
+    app.router.add_get("/health", server._health)
     app.router.add_delete("/v1/voices/{id}", server._delete_voice)
     runner = web.AppRunner(app, handler_cancellation=True, shutdown_timeout=0.1)
     await runner.setup()
