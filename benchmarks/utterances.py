@@ -32,7 +32,8 @@ def say(text: str, voice: str = "rms") -> np.ndarray:
             pcm = np.frombuffer(file.readframes(file.getnframes()), np.int16).astype(np.float32)
     positions = np.arange(len(pcm) * RATE // rate) * (rate / RATE)
     sound = np.interp(positions, np.arange(len(pcm)), pcm).astype(np.float32)
-    return sound * (0.5 / max(float(np.abs(sound).max()), 1.0))
+    said: np.ndarray = sound * (0.5 / max(float(np.abs(sound).max()), 1.0))
+    return said
 
 
 def compose(

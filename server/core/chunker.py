@@ -258,18 +258,28 @@ def _share(text: str, size: tuple[int, int], words: bool = False) -> float:
     return characters / size[0] + (others if words else len(text) - characters) / size[1]
 
 
+def _last_word(text: str) -> str:
+    """What stands between the last blank or CJK character and the end, without what opens it."""
+    return _WIDE_CHAR.split((text.split() or [""])[-1])[-1].lstrip("\"'“‘([*_")
+
+
 def _full_stop(before: str, following: str) -> str:
     """What a full stop behind `before` means; see Chunker._judge."""
-    word = (before.split() or [""])[-1].lstrip("\"'“‘([*_")
+    word = _last_word(before)
     low = word.lower()
-    if not word or _NEVER_LAST.fullmatch(low):
+    if not word:
+        return "hard" if before and _WIDE_CHAR.match(before[-1]) else ""
+    ahead = before[: len(before) - len(word)].rstrip(" \t*_#>\"'“‘([")
+    if _NEVER_LAST.fullmatch(low) or (low == "st" and not _last_word(ahead)[:1].isupper()):  # a saint, no street
         return ""
     if _SELDOM_LAST.fullmatch(low) or low == "no":
         if following in ("", " "):
             return "wait"
         return "" if following.isdigit() or (low != "no" and following.islower()) else "hard"
     if low[-1].isdigit():
-        ahead = before[: len(before) - len(word)].rstrip(" \t*_#>")
         listed = low.isdigit() and len(low) <= 3 and (not ahead or ahead[-1] in "\n:：.!?;。！？")
+        if listed and ahead.endswith("."):  # "Feb. 7." is no item of a list
+            short = _last_word(ahead[:-1]).lower()
+            listed = not (_NEVER_LAST.fullmatch(short) or _SELDOM_LAST.fullmatch(short) or short == "no")
         return "" if listed or not following else "hard"
     return "" if _ACRONYM.fullmatch(word) else "hard"
