@@ -14,11 +14,12 @@ import time
 import wave
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from fractions import Fraction
 from itertools import chain
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any, Protocol
 
 import av
@@ -328,11 +329,20 @@ class Progress:
         print(f"{out}: {seconds:.2f} s, {frames} frames, {seconds / max(taken, 1e-3):.1f} times real time")
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """The command: 0 when the film is there, 1 with a sentence on stderr when not."""
+Speak = Callable[[argparse.Namespace, Path], None]
+"""Writes a WAV in which what `text` says is spoken by `voice`; raises VisavisError."""
+
+
+def main(argv: Sequence[str] | None = None, speak: Speak | None = None) -> int:
+    """The command: 0 when the film is there, 1 with a sentence on stderr when not.
+
+    speak: who can speak a text; None: there are only recordings.
+    """
     parser = argparse.ArgumentParser(prog="visavis synthesize", description="An avatar says a recording: a film.")
     parser.add_argument("avatar", help="the name of an avatar that comes with visavis, or an avatar's folder")
-    parser.add_argument("audio", type=Path, help="a recording: WAV, MP3, Ogg, or whatever FFmpeg reads")
+    parser.add_argument(
+        "audio", type=Path, nargs="?", help="a recording: WAV, MP3, Ogg, or whatever FFmpeg reads; or give --text"
+    )
     parser.add_argument(
         "out", type=Path, help="FILM.mp4; FILM.webm (with alpha); or a folder for PNG frames with alpha"
     )
@@ -343,8 +353,31 @@ def main(argv: Sequence[str] | None = None) -> int:
         "--seed", type=int, default=1, help="of blinks and idle motion; the same film for the same one"
     )
     parser.add_argument("--extractors", type=Path, help="folder with AVE's or HuBERT's weights, for imported avatars")
-    options = parser.parse_args(argv)
+    parser.add_argument("--text", help="what is spoken, instead of a recording")
+    parser.add_argument("--voice", default="", help="who speaks it, cloned voices included; default: the avatar's")
+    parser.add_argument("--language", default="", help="of the text, such as en or zh; default: the avatar's")
+    parser.add_argument(
+        "--config",
+        type=Path,
+        action="append",
+        default=[],
+        metavar="FILE",
+        help="where the voices are set, for --text",
+    )
+    parser.add_argument("--set", action="append", default=[], metavar="PATH=VALUE", help="one setting, for --text")
+    options = parser.parse_intermixed_args(argv)
+    with ExitStack() as stack:
+        return _make(options, speak, stack)
+
+
+def _make(options: argparse.Namespace, speak: Speak | None, stack: ExitStack) -> int:
     try:
+        if options.text is not None and speak is not None:
+            if options.audio is not None:
+                raise SynthesisError("synthesis_audio", "There is a recording and a --text: one of them is enough.")
+            options.audio = Path(stack.enter_context(TemporaryDirectory())) / "text.wav"
+            _check(options, spoken=True)
+            speak(options, options.audio)
         _check(options)
         person = Person.load(find(options.avatar), options.extractors)
         _ = person.rest_code  # it can hear
@@ -371,8 +404,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     return 0
 
 
-def _check(options: argparse.Namespace) -> None:
-    """Before anything is loaded. Raises SynthesisError."""
+def _check(options: argparse.Namespace, spoken: bool = False) -> None:
+    """Before anything is loaded. spoken: the recording is still to be made. Raises SynthesisError."""
+    if options.audio is None:
+        raise SynthesisError("synthesis_audio", "Name a recording, or give --text and what is to be said.")
     kind = options.out.suffix.lower()
     if kind and kind not in KINDS and not options.out.is_dir():
         raise SynthesisError("synthesis_out", f"{options.out}: films are .mp4 or .webm; PNG frames go to a folder.")
@@ -385,7 +420,7 @@ def _check(options: argparse.Namespace) -> None:
         )
     if options.size is not None and (options.size < 64 or options.size % 16):
         raise SynthesisError("synthesis_out", "--size must be a multiple of 16, at least 64 pixels.")
-    if not options.audio.is_file():
+    if not spoken and not options.audio.is_file():
         raise SynthesisError("synthesis_audio", f"There is no recording {options.audio}.")
     if kind in KINDS and not options.out.absolute().parent.is_dir():
         raise SynthesisError("synthesis_out", f"There is no folder {options.out.absolute().parent}.")

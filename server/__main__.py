@@ -11,6 +11,7 @@ import textwrap
 import time
 from collections.abc import Callable, Sequence
 from contextlib import AsyncExitStack
+from functools import partial
 from pathlib import Path
 
 from server.core.errors import VisavisError
@@ -63,7 +64,7 @@ def _tool(arguments: Sequence[str]) -> Callable[[Sequence[str]], int] | None:
                 os.environ.setdefault(threads, "1")  # read when numpy is imported; they would only spin
             from render.synthesize import main as synthesize
 
-            return synthesize
+            return partial(synthesize, speak=_speak)
         if name == "voice":
             from server.voice_command import main as voice
 
@@ -77,6 +78,12 @@ def _tool(arguments: Sequence[str]) -> Callable[[Sequence[str]], int] | None:
     except ModuleNotFoundError as error:
         raise VisavisError("not_installed", _missing(name, error)) from None
     return None
+
+
+def _speak(options: argparse.Namespace, file: Path) -> None:
+    from server.spoken_text import write  # no film of a recording waits for what voices need
+
+    write(options.text, options.avatar, options.voice, options.language, options.config, options.set, file)
 
 
 def _missing(command: str, error: ModuleNotFoundError) -> str:

@@ -219,6 +219,13 @@ async def load_asr(config: Config) -> AsyncIterator[Asr]:
         yield (await _asr(config, stack))[0]
 
 
+@asynccontextmanager
+async def load_tts(config: Config) -> AsyncIterator[Tts]:
+    """The voices that are configured, by themselves. Raises StageError."""
+    async with AsyncExitStack() as stack:
+        yield (await _tts(config, stack))[0]
+
+
 async def _llm(config: Config, stack: AsyncExitStack, local: bool) -> tuple[Llm, str, Choice]:
     settings = config.llm
     if isinstance(settings, Auto):

@@ -21,6 +21,7 @@ from server.core.errors import RequestError, StageError
 from server.core.events import State
 from server.core.media import SAMPLE_BYTES, Clause, Speech, Voice
 from server.core.notices import Notice, StateChanged
+from server.core.protocols import Tts
 from server.core.resampling import Resampler
 from server.core.spoken import sayable
 from server.core.trim import Trimmer
@@ -205,18 +206,18 @@ class SpeechRoute:
     async def _make(
         self, request: web.Request, wanted: SpeechRequest, voice: Voice, out: MemoryObjectSendStream[bytes]
     ) -> None:
-        for clause in _clauses(wanted.input, wanted.language or self._language):
+        for clause in clauses(wanted.input, wanted.language or self._language):
             async with self._making:
                 await self._attention.wait(YIELD_S)
                 if request.transport is None or request.transport.is_closing():
                     return
-                async with aclosing(_said(self._engines, clause, voice)) as pieces:
+                async with aclosing(said(self._engines.tts, clause, voice)) as pieces:
                     async for pcm in pieces:
                         await out.send(pcm)
             await anyio.lowlevel.checkpoint()
 
 
-def _clauses(text: str, language: str) -> Generator[Clause, None, None]:
+def clauses(text: str, language: str) -> Generator[Clause, None, None]:
     """Cut as they are needed: a whole page at once would hold the event loop up."""
     chunker = Chunker(language)
     for at in range(0, len(text), PIECE_CHARS):
@@ -224,10 +225,10 @@ def _clauses(text: str, language: str) -> Generator[Clause, None, None]:
     yield from chunker.flush()
 
 
-async def _said(engines: Engines, clause: Clause, voice: Voice) -> AsyncGenerator[bytes, None]:
+async def said(tts: Tts, clause: Clause, voice: Voice) -> AsyncGenerator[bytes, None]:
     """The clause at RATE, without long silence at its ends."""
     trimmer, rate = Trimmer(), _Rate()
-    async with aclosing(engines.tts.say(clause, voice)) as pieces:
+    async with aclosing(tts.say(clause, voice)) as pieces:
         async for piece in pieces:
             for audible in trimmer.feed(piece):
                 if pcm := rate.convert(audible):

@@ -178,6 +178,12 @@ def test_a_long_recording_takes_no_more_memory(folder: Path, monkeypatch: pytest
         (["small", "silent.wav", "film.mp4"], "no sound in"),
         (["small", "text.wav", "film.mp4"], "cannot be read"),
         (["small", "none.wav", "film.mp4"], "no recording"),
+        (["small", "film.mp4"], "give --text"),
+        (["small", "voice.wav", "film.mp4", "--text", "Hello."], "one of them is enough"),
+        (
+            ["small", "film.mp4", "--text", "Hello.", "--voice", "nobody", "--set", "tts.type=tone"],
+            "no voice 'nobody'",
+        ),
         (["small", "voice.wav", "film.avi"], "films are .mp4 or .webm"),
         (["small", "voice.wav", "away/film.mp4"], "no folder"),
         (["small", "voice.wav", "film.webm", "--background", "#ff0000"], "has no background"),
@@ -206,6 +212,15 @@ def test_what_cannot_be_made_is_refused_in_a_sentence(
     assert told.count("\n") == 1
     assert not list(tmp_path.glob("film*"))
     assert not list(tmp_path.glob(".film*"))
+
+
+def test_a_text_is_spoken_instead_of_a_recording(folder: Path, tmp_path: Path) -> None:
+    out = tmp_path / "film.mp4"
+    said = ["--set", "tts.type=tone", "--set", "tts.clause_s=0.6", "--text", "Hello there."]
+    assert visavis(["synthesize", str(folder), *said, str(out)]) == 0
+    pictures, sound = film(out)
+    assert 0.5 < len(pictures) / 25 < 0.9
+    assert np.abs(sound).max() > 0.05
 
 
 def test_a_film_that_breaks_off_leaves_nothing(
