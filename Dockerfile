@@ -3,7 +3,7 @@
 #   docker build -t visavis:gpu --target gpu . FunASR too, with PyTorch for CUDA (some 6 GB); compose.yaml uses this one
 #   docker run --network host visavis          then http://127.0.0.1:8080
 # Its media are UDP: without the host's network, calls need a TURN server beside it, as in compose.yaml.
-ARG PYTHON=3.12
+ARG PYTHON=3.11
 
 FROM python:${PYTHON}-slim-bookworm AS build
 RUN python -m venv /opt/visavis
@@ -23,6 +23,8 @@ COPY server server
 COPY tts tts
 
 FROM build AS build-gpu
+# Some of what FunASR needs comes as sources only.
+RUN apt-get update && apt-get install -y --no-install-recommends build-essential
 RUN python scripts/requirements.py asr > needed.txt && /opt/visavis/bin/pip install -r needed.txt
 RUN /opt/visavis/bin/pip install --no-deps .
 
