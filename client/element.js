@@ -13,7 +13,7 @@ const LEVEL_MS = 130;
 const KIOSK_RESET_MS = 20_000;
 
 export class TalkingHead extends HTMLElement {
-  static observedAttributes = ["src", "avatar", "persona", "mode", "captions", "poster", "autostart", "transparent"];
+  static observedAttributes = ["src", "avatar", "persona", "mode", "captions", "poster", "autostart", "transparent", "voice"];
 
   /** performance.now() of each step of setting the call up: start, microphone, offer, answer, connected, firstFrame. */
   timings = {};
@@ -93,7 +93,7 @@ export class TalkingHead extends HTMLElement {
     const session = new CallSession({
       base: this.src,
       token: this.getAttribute("token") ?? "",
-      choice: () => ({ avatar: this.avatar || undefined, persona: this.persona || undefined, alpha: this.#transparent || undefined }),
+      choice: () => ({ avatar: this.avatar || undefined, persona: this.persona || undefined, voice: this.voice || undefined, alpha: this.#transparent || undefined }),
       greet: greet && this.getAttribute("greet") !== "off",
       audio: {
         wanted: microphone,
@@ -156,7 +156,7 @@ export class TalkingHead extends HTMLElement {
   /** Another face or persona (`{avatar}`, `{persona}` or both); in a call the server is asked, and what it answers is shown. */
   choose(wanted) {
     const choice = pair(this.#store.state, wanted);
-    if (isLive(this.state)) this.#session.send(wire.updateSession(choice));
+    if (isLive(this.state)) this.#session.send(wire.updateSession({ ...choice, voice: this.voice || undefined }));
     else this.#store.dispatch({ type: "choice-made", ...choice });
     this.#render();
   }
@@ -182,6 +182,14 @@ export class TalkingHead extends HTMLElement {
   }
   set persona(name) {
     this.setAttribute("persona", name);
+  }
+
+  /** Who speaks, a voice of the server; empty: the persona's own. In a call it changes with the next sentence. */
+  get voice() {
+    return this.getAttribute("voice") ?? "";
+  }
+  set voice(name) {
+    this.setAttribute("voice", name);
   }
 
   /** page (fills its window) · card (a widget in a page) · kiosk (large, starts over by itself) */
@@ -221,6 +229,7 @@ export class TalkingHead extends HTMLElement {
   attributeChangedCallback(name, old, value) {
     if (old === value) return;
     if ((name === "avatar" || name === "persona") && value) this.choose({ [name]: value });
+    if (name === "voice" && isLive(this.state)) this.#session.send(wire.updateSession({ voice: this.voice }));
     if (name === "src" && this.isConnected) this.#loadInfo();
     if (name === "autostart" && this.isConnected) this.#autostart();
     if (this.isConnected) this.#render();

@@ -34,8 +34,9 @@ export function commitInput() {
 }
 
 /** Change settings in the running call; what is undefined stays as it is. */
-export function updateSession({ avatar, persona }) {
-  return [{ type: "session.update", session: { type: "realtime", visavis: { avatar, persona } } }];
+export function updateSession({ avatar, persona, voice }) {
+  const audio = voice === undefined ? undefined : { output: { voice } };
+  return [{ type: "session.update", session: { type: "realtime", audio, visavis: { avatar, persona } } }];
 }
 
 // ---- in --------------------------------------------------------------------------------------------

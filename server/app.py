@@ -51,6 +51,8 @@ class VisavisSession(msgspec.Struct):
     greet: bool = True
     alpha: bool = False
     """whether the face is wanted with its matte below it"""
+    voice: str = ""
+    """who speaks; empty, or if there is none of that name: the persona's own"""
     hot_words: tuple[str, ...] = ()
     """words that are easily misheard in this call: names, products; for a recogniser that has a use for them"""
 
@@ -151,6 +153,7 @@ class Server:
             avatar,
             greet=ours.greet,
             alpha=ours.alpha,
+            voice=ours.voice,
             hot_words=ours.hot_words,
         )
         # Counted before anything is awaited: two offers at once cannot both take the last line.

@@ -46,11 +46,13 @@ class Call:
         *,
         greet: bool = False,
         alpha: bool = False,
+        voice: str = "",
         hot_words: Sequence[str] = (),
     ) -> None:
         """greet: whether the persona speaks its opening unasked, as our own page expects.
 
         alpha: whether the face is wanted with its matte below it, for the page to put over something.
+        voice: who speaks instead of the persona's own.
         hot_words: what is easily misheard in this call, checked.
         """
         self.id = call_id
@@ -70,7 +72,7 @@ class Call:
             llm=engines.llm,
             tts=engines.tts,
             persona=persona,
-            voice=Voice(engines.voice_for(persona), persona.speed),
+            voice=Voice(voice if voice in engines.tts.voices else engines.voice_for(persona), persona.speed),
             turns=config.turns,
             clock=self._clock,
             lead_ms=config.call.lead_ms,
@@ -223,7 +225,9 @@ class Call:
         if instructions is not None and instructions.strip():  # agents without any send an empty text
             _check_instructions(instructions)
             new_persona = replace(new_persona, system_prompt=instructions)
-        if voice is not None and voice in self._engines.tts.voices:
+        if voice == "":  # back to the persona's own
+            new_voice = replace(new_voice, name=self._engines.voice_for(new_persona))
+        elif voice is not None and voice in self._engines.tts.voices:
             new_voice = replace(new_voice, name=voice)
         if speed is not None:
             if not 0.5 <= speed <= 2.0:

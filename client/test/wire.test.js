@@ -21,6 +21,12 @@ test("settings that are not given are not sent", () => {
   assert.deepEqual(event, { type: "session.update", session: { type: "realtime", visavis: { avatar: "leo" } } });
 });
 
+test("a voice is changed the way OpenAI's protocol has it; an empty one goes back to the persona's own", () => {
+  const sent = (voice) => JSON.parse(JSON.stringify(wire.updateSession({ voice })))[0].session;
+  assert.deepEqual(sent("anna"), { type: "realtime", audio: { output: { voice: "anna" } }, visavis: {} });
+  assert.deepEqual(sent(""), { type: "realtime", audio: { output: { voice: "" } }, visavis: {} });
+});
+
 test("our extensions are read", () => {
   assert.deepEqual(read({ type: "visavis.state", state: "paused" }), { type: "state-told", state: "paused" });
   assert.deepEqual(read({ type: "visavis.caption", role: "user", item_id: "i1", text: "hi", final: true }), {

@@ -129,11 +129,22 @@ async def test_a_voice_comes_is_chosen_and_goes(
         update = {"type": "session.update", "session": {"audio": {"output": {"voice": "anna"}}}}
         await client.say(json.dumps(update))
         await client.until(lambda: bool(events(client, "session.updated")))
+        assert events(client, "session.updated")[-1]["session"]["audio"]["output"]["voice"] == "anna"
         fake.requests.clear()
         for event in written("Tell me something."):
             await client.say(event)
         await client.until(lambda: bool(fake.requests), 20)
         assert fake.requests[0][1]["voice"] == body["voice"]
+        own = {"type": "session.update", "session": {"audio": {"output": {"voice": ""}}}}
+        await client.say(json.dumps(own))
+        await client.until(lambda: len(events(client, "session.updated")) > 1)
+        assert events(client, "session.updated")[-1]["session"]["audio"]["output"]["voice"] != "anna"
+    finally:
+        await client.aclose()
+    chosen = {"visavis": {"persona": "leo", "greet": False, "voice": "anna"}}
+    client = await dial(http, session=chosen, video=False)  # from the first word on
+    try:
+        assert events(client, "session.created")[0]["session"]["audio"]["output"]["voice"] == "anna"
     finally:
         await client.aclose()
 
