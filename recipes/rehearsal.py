@@ -3,7 +3,8 @@
     python -m recipes.rehearsal CLIPS_NPZ [--out FILE] [--frames 4000]
 
 CLIPS_NPZ is the data set of the universal field (recipes/universal/displacements.py). Whole clips of voices that are
-not held out, one of each voice in turn, as float16: half a megabyte. To be made anew whenever the encoder changes.
+not held out, one of each voice in turn, as float16: half a megabyte. Half a second, after `displacements listen` (six
+seconds) has heard the clips with the encoder; to be made anew whenever that changes.
 """
 
 import argparse
