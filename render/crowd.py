@@ -165,6 +165,10 @@ class Crowd:
         covered = covering(picture, self.width, self.height)
         return torch.tensor(covered, device=self.device).permute(2, 0, 1).float() / 255
 
+    def seat(self, background: Bytes | None = None) -> "Seat":
+        """A call's place; background as `render.person.Canvas` takes it."""
+        return Seat(self, self.background if background is None else self.behind(background))
+
     @torch.no_grad()
     def planes(self, codes: Floats, expressions: Sequence[Expression]) -> gpu.Drawn:
         """codes (B, 8, 2, 32): premultiplied colours (B, 3, H, W) and what shines through (B, H, W)."""
@@ -235,3 +239,43 @@ class Crowd:
                     turned[k, :3, 3] = centre - rotation @ centre
                 views.append(views[0] @ turned)
         return views
+
+
+class Seat:
+    """One call's place in a crowd: what `render.person.Canvas` is on a CPU core."""
+
+    def __init__(self, crowd: Crowd, ground: Tensor) -> None:
+        """ground: from `Crowd.behind`."""
+        self.width, self.height = crowd.width, crowd.height
+        self._crowd = crowd
+        self._ground = ground
+
+    @torch.no_grad()
+    def i420(self, codes: Floats, expression: Expression, alpha: Bytes | None = None) -> Bytes:
+        """One frame over the background: (3 H / 2, W), BT.601 limited range.
+
+        codes (8, 2, 32). alpha: (H, W), filled with 0 to 255 if given.
+        """
+        drawn = self._crowd.planes(codes[None], [expression])
+        if alpha is not None:
+            alpha[:] = ((1 - drawn.transmittance[0]).clamp(0, 1) * 255 + 0.5).to(torch.uint8).cpu().numpy()
+        picture = gpu.to_i420(drawn.values + drawn.transmittance[:, None] * self._ground)
+        return np.asarray(picture[0].cpu().numpy(), np.uint8)
+
+
+class Crowds:
+    """Every person's crowd in each size that is asked for, on one device."""
+
+    def __init__(self, device: str, kernels: gpu.Kernels | None = None) -> None:
+        """Compiles gsplat on its first use, which takes minutes. Raises render.raster.gpu.GpuMissing."""
+        self._device = device
+        self._kernels = kernels or gpu.gsplat_kernels()
+        self._known: dict[tuple[str, int], Crowd] = {}
+        gpu.warm(device, self._kernels)
+
+    def seat(self, person: Person, side: int, background: Bytes | None) -> Seat:
+        """Raises ValueError for torsos of pictures."""
+        key = person.avatar.name, side
+        if key not in self._known:
+            self._known[key] = Crowd(person, side, self._device, self._kernels)
+        return self._known[key].seat(background)

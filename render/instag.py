@@ -1,7 +1,8 @@
 """The InsTaG face in a call: Gaussians that move with the voice, over a background or with a matte."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Protocol
 
 import cv2
 import numpy as np
@@ -56,6 +57,15 @@ def folders(places: list[Path]) -> dict[str, Path]:
     return out
 
 
+class Easel(Protocol):
+    """What paints a person's frames in one size: `render.person.Canvas`, or a seat in a `render.crowd.Crowd`."""
+
+    width: int
+    height: int
+
+    def i420(self, codes: Floats, expression: Expression, *, alpha: Bytes | None = None) -> Bytes: ...
+
+
 class InstagPainter:
     """One call's picture of a person. Frames are asked for in rising order, some may be left out."""
 
@@ -68,10 +78,12 @@ class InstagPainter:
         alpha: bool = False,
         background: Bytes | None = None,
         side: int | None = None,
+        easel: Callable[[Person, int, Bytes | None], Easel] = Canvas,
     ) -> None:
         """alpha: the picture is twice as high, colour over black above its matte; no background is then painted.
 
         background: as `Canvas` takes it. side: the width of the largest picture, None: the avatar's own.
+        easel: what paints, given the person, a side and the background.
         """
         self._person = person
         self._score = score
@@ -83,7 +95,8 @@ class InstagPainter:
         widest = min(side or person.avatar.width, person.avatar.width)
         self.sides = tuple(dict.fromkeys(max(16 * round(widest * step / 16), 16) for step in STEPS))
         """widths that `resize` takes, the largest first"""
-        self._canvases: dict[int, Canvas] = {}
+        self._easel = easel
+        self._canvases: dict[int, Easel] = {}
         self.resize(self.sides[0])
         self._index = -1  # last painted
         self._pushes = score.pushes
@@ -96,7 +109,7 @@ class InstagPainter:
     def resize(self, side: int) -> None:
         """From the next frame on the picture is `side` pixels wide, one of `sides`."""
         if side not in self._canvases:
-            self._canvases[side] = Canvas(self._person, side, self._background)
+            self._canvases[side] = self._easel(self._person, side, self._background)
         self._canvas = self._canvases[side]
         self.width, self.height = self._canvas.width, self._canvas.height * (2 if self._alpha else 1)
         self._matte = np.zeros((self._canvas.height, self._canvas.width), np.uint8)

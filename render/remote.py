@@ -24,6 +24,7 @@ QUEUE_FRAMES = 12  # half a second of encoded pictures for a slow reader; then t
 KEPT_BYTES = 600 * MEDIA_RATE * SAMPLE_BYTES  # voice kept for a worker that must be told again: ten minutes
 READY_S = 30.0
 COMPILED_S = 180.0  # the first start of the InsTaG face compiles its kernels: half a minute on a quiet machine
+GPU_COMPILED_S = 900.0  # gsplat compiles itself at its first start, on some machines for ten minutes
 ONE_THREAD = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
 """numpy's own threads would take the other calls' time, to no one's gain"""
 HANG_S = 5.0  # the worker's loop works for a few milliseconds at a time
@@ -51,7 +52,8 @@ class InstagSettings(_Settings, frozen=True, kw_only=True, tag_field="type", tag
     """what is behind the person: #rrggbb, or a picture's file; empty: what the person was filmed before"""
     side: int = 512
     """width of the picture in pixels, at most the avatar's own; it shrinks by itself on a machine that is too slow"""
-
+    device: str = "cpu"
+    """what paints: cpu, one core for all calls; or cuda, cuda:1 ..., with gsplat (the `gpu` extra, and nvcc)"""
     extractors: str = ""
     """folder with weights of others' audio features that you brought, for imported avatars: AVE's
     audio_visual_encoder.pth, a HuBERT model in hubert/"""
@@ -60,12 +62,16 @@ class InstagSettings(_Settings, frozen=True, kw_only=True, tag_field="type", tag
         super().__post_init__()
         if not 128 <= self.side <= 1024 or self.side % 16:
             raise ValueError("side must be a multiple of 16 between 128 and 1024 pixels")
+        if self.device not in ("cpu", "cuda") and not self.device.removeprefix("cuda:").isdigit():
+            raise ValueError("device must be cpu, cuda or cuda:N")
 
     def load(self) -> AbstractAsyncContextManager["RemoteEngine"]:
         more = [part for path in self.avatars for part in ("--avatars", path)]
         more += ["--side", str(self.side)] + (["--background", self.background] if self.background else [])
         more += ["--extractors", self.extractors] if self.extractors else []
-        return _load("instag", self.bitrate, self.lead_ms, more, COMPILED_S)
+        if self.device == "cpu":
+            return _load("instag", self.bitrate, self.lead_ms, more, COMPILED_S)
+        return _load("instag", self.bitrate, self.lead_ms, [*more, "--device", self.device], GPU_COMPILED_S)
 
 
 class StillSettings(_Settings, frozen=True, kw_only=True, tag_field="type", tag="still"):

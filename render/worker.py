@@ -14,7 +14,7 @@ import traceback
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 import cv2
 import numpy as np
@@ -31,6 +31,11 @@ from server.core.errors import VisavisError
 from server.core.media import FRAME_SAMPLES, VIDEO_FPS
 from server.workers.channel import End, Failed, Hello, Refused, WorkerEnd
 from server.workers.process import ignore_interrupts
+
+if TYPE_CHECKING:
+    from render.instag import Easel
+    from render.person import Person
+    from render.raster.gaussians import Bytes
 
 
 class Painter(Protocol):
@@ -86,6 +91,8 @@ class Look:
     """width of the largest picture"""
     extractors: Path | None
     """where the weights of others' audio features are"""
+    device: str = "cpu"
+    """what paints: `cpu`, or `cuda`, `cuda:1` ..."""
 
 
 def stills(look: Look) -> Gallery:
@@ -110,7 +117,7 @@ def instags(look: Look) -> Gallery:
     """
     # Late: the other faces need neither numba nor the kernels.
     from render import instag
-    from render.person import Person, backdrop
+    from render.person import Canvas, Person, backdrop
 
     background = backdrop(look.background)
     people, notes = instag.people(instag.folders([instag.AVATARS, *look.avatars]), look.extractors)
@@ -118,13 +125,19 @@ def instags(look: Look) -> Gallery:
         why = " ".join(notes) or f"there are none in {', '.join(map(str, [instag.AVATARS, *look.avatars]))}"
         raise FileNotFoundError(f"no avatar can be shown: {why}")
 
-    def painter(person: Person, score: Score, seed: int, alpha: bool) -> Painter:
-        return instag.InstagPainter(person, score, seed, alpha=alpha, background=background, side=look.side)
+    on_gpu = _on_gpu(look.device, notes)
+
+    def painter(person: Person, score: Score, seed: int, alpha: bool) -> instag.InstagPainter:
+        # A torso of pictures is the CPU's in any case.
+        easel = on_gpu if on_gpu is not None and not person.avatar.plates.torso else Canvas
+        return instag.InstagPainter(
+            person, score, seed, alpha=alpha, background=background, side=look.side, easel=easel
+        )
 
     faces: list[Face] = []
     painters: dict[str, Callable[[Score, int, bool], Painter]] = {}
     for name, person in people.items():
-        shown = instag.InstagPainter(person, Score(), 0, background=background, side=look.side)
+        shown = painter(person, Score(), 0, False)
         faces.append(Face(name, person.avatar.title, shown.width, shown.height, instag.poster(shown), alpha=True))
         painters[name] = functools.partial(painter, person)
     spared = set(portrait.names()) - people.keys()
@@ -136,6 +149,23 @@ def instags(look: Look) -> Gallery:
                 painters[face.name] = spare.painters[face.name]
                 notes.append(f"{face.title} is shown as a portrait: no avatar {face.name} can be painted.")
     return Gallery(faces, painters, notes, spared)
+
+
+def _on_gpu(device: str, notes: list[str]) -> "Callable[[Person, int, Bytes | None], Easel] | None":
+    """What paints there; None, and a note if it was wished for, where the CPU must."""
+    if device == "cpu":
+        return None
+    try:
+        from render.crowd import Crowds
+        from render.raster.gpu import GpuMissing
+
+        try:
+            return Crowds(device).seat
+        except (GpuMissing, RuntimeError) as error:  # torch's own, of a device that is not there or a failed build
+            notes.append(f"The CPU paints, {device} does not: {str(error).splitlines()[0]}")
+    except ModuleNotFoundError as error:
+        notes.append(f"The CPU paints, {device} does not: {error.name} is missing; pip install 'visavis[gpu]'.")
+    return None
 
 
 def testcards(look: Look) -> Gallery:
@@ -307,11 +337,13 @@ def main() -> None:
     parser.add_argument("--background", default="")
     parser.add_argument("--side", type=int)
     parser.add_argument("--extractors", type=Path)
+    parser.add_argument("--device", default="cpu")
     options = parser.parse_args()
     cv2.setNumThreads(1)
     end: WorkerEnd[Request] = WorkerEnd(Request)
+    look = Look(options.avatars, options.background, options.side, options.extractors, options.device)
     try:
-        gallery = KINDS[options.kind](Look(options.avatars, options.background, options.side, options.extractors))
+        gallery = KINDS[options.kind](look)
     except ModuleNotFoundError as error:
         end.send(0, Refused(f"{error.name} is not installed; pip install 'visavis[instag]' brings it"))
         return

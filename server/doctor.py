@@ -53,8 +53,10 @@ async def look_over(config: Config) -> int:
     _tell(True, "calls are offered at", ", ".join(addresses) or "every address of this machine")
     for server in config.ice.ice_servers:
         works &= _show(await check_ice(server, time.time()))
-    device = config.asr.device if isinstance(config.asr, FunasrSettings) else ""
-    works &= _show(await anyio.to_thread.run_sync(found_here, config.gpu, device))
+    devices = {"asr": config.asr.device} if isinstance(config.asr, FunasrSettings) else {}
+    if isinstance(config.render, InstagSettings):
+        devices["render"] = config.render.device
+    works &= _show(await anyio.to_thread.run_sync(found_here, config.gpu, devices))
 
     works &= await _hear(config)
     works &= await _think(config)
@@ -134,8 +136,10 @@ async def _face(config: Config) -> bool:
 async def _try(name: str, manager: AbstractAsyncContextManager[Any], otherwise: str) -> bool:
     began = anyio.current_time()
     try:
-        async with manager:
+        async with manager as engine:
             _tell(True, name, f"ready in {anyio.current_time() - began:.1f} s")
+            for note in getattr(engine, "notes", ()):
+                _tell(False, name, note)
             return True
     except StageError as error:
         _tell(False, name, f"{error.message} ({otherwise})")

@@ -3,7 +3,7 @@
 import csv
 import shutil
 import subprocess
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from server.core.settings import GpuSettings
@@ -55,10 +55,10 @@ def ask_driver(program: str = "nvidia-smi") -> list[Gpu] | None:
     return found
 
 
-def add_up(settings: GpuSettings, asr_device: str, gpus: Sequence[Gpu] | None) -> list[Finding]:
+def add_up(settings: GpuSettings, devices: Mapping[str, str], gpus: Sequence[Gpu] | None) -> list[Finding]:
     """A line for each GPU that a stage is on; none where no stage is.
 
-    asr_device: as the FunASR worker takes it (`auto`, `cpu`, `cuda:0`); empty: there is no such worker.
+    devices: of the stages that run in workers of ours, as their settings name them (`auto`, `cpu`, `cuda:0`).
     gpus: None, where the driver cannot be asked.
     """
     findings = []
@@ -68,18 +68,19 @@ def add_up(settings: GpuSettings, asr_device: str, gpus: Sequence[Gpu] | None) -
     for device, stages in sorted(by_device.items()):
         findings.append(_device(device, stages, settings, gpus))
     if gpus is None and by_device:
-        sentence = (
-            "nvidia-smi is not here, so nobody says what GPU there is: the shares are held against gpu.memory_gib."
-        )
+        sentence = "nvidia-smi is not here, so nobody says what GPU there is: only gpu.memory_gib is held against."
         findings.append(Finding(False, "gpu", sentence, needed=False))
-    wanted = settings.asr.device
-    device = "cuda:0" if asr_device == "cuda" else asr_device
-    if device.startswith("cuda") and device != wanted:
-        sentence = f"asr.device is {asr_device}, but gpu.asr.device is {wanted or 'empty'}: make them agree."
-        findings.append(Finding(False, f"gpu {device}", sentence))
-    if device == "cpu" and wanted:
-        sentence = f"asr.device is cpu, so gpu.asr takes nothing of {wanted}: empty it, or set asr.device={wanted}."
-        findings.append(Finding(False, f"gpu {wanted}", sentence, needed=False))
+    for stage, device in devices.items():
+        stated = settings.shares[stage].device if stage in settings.shares else ""
+        named = "cuda:0" if device == "cuda" else device
+        if named.startswith("cuda") and named != stated:
+            sentence = f"{stage}.device is {device}, but gpu.{stage}.device is {stated or 'empty'}: make them agree."
+            findings.append(Finding(False, f"gpu {named}", sentence))
+        if named == "cpu" and stated:
+            sentence = (
+                f"{stage}.device is cpu, so gpu.{stage} takes nothing of {stated}: empty it, or change the other."
+            )
+            findings.append(Finding(False, f"gpu {stated}", sentence, needed=False))
     return findings
 
 
@@ -113,8 +114,8 @@ def _device(device: str, stages: Sequence[str], settings: GpuSettings, gpus: Seq
 
 
 def found_here(
-    settings: GpuSettings, asr_device: str, ask: Callable[[], list[Gpu] | None] = ask_driver
+    settings: GpuSettings, devices: Mapping[str, str], ask: Callable[[], list[Gpu] | None] = ask_driver
 ) -> list[Finding]:
     """`add_up` for this machine; the driver is asked only if a stage is on a GPU."""
-    wanted = bool(settings.shares) or asr_device.startswith("cuda")
-    return add_up(settings, asr_device, ask()) if wanted else []
+    wanted = bool(settings.shares) or any(device.startswith("cuda") for device in devices.values())
+    return add_up(settings, devices, ask()) if wanted else []

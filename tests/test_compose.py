@@ -6,6 +6,7 @@ import subprocess
 import time
 import tomllib
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import anyio
@@ -188,8 +189,9 @@ def test_it_is_reached_elsewhere_as_the_example_says() -> None:
 
 def test_the_shares_of_the_gpu_are_kept() -> None:
     config = configured(SERVICES)
+    devices = {"asr": config.asr.device, "render": config.render.device}  # type: ignore[union-attr]
     card = Gpu(0, "24 GB", config.gpu.memory_gib, 0.0)
-    assert all(finding.good for finding in add_up(config.gpu, config.asr.device, [card]))  # type: ignore[union-attr]
+    assert all(finding.good for finding in add_up(config.gpu, devices, [card]))
     (option,) = [o for o in SERVICES["llm"]["command"] if o.startswith("--gpu-memory-utilization=")]
     assert float(option.partition("=")[2]) * config.gpu.memory_gib == config.gpu.llm.memory_gib
     on_gpu = [name for name, service in SERVICES.items() if "deploy" in service]
@@ -274,10 +276,30 @@ def test_the_voice_server_takes_its_command() -> None:
     from tts.cosyvoice_server.__main__ import arguments
 
     (command,) = re.findall(r'cosyvoice_server (--model .*)"\]', (ROOT / "docker/cosyvoice/Dockerfile").read_text())
-    options = arguments(command.replace('\\"$MODEL\\"', SERVICES["cosyvoice"]["environment"]["MODEL"]).split())
+    known = SERVICES["cosyvoice"]["environment"]
+    options = arguments(re.sub(r'\\"\$(\w+)\\"', lambda name: known[name[1]], command).split())
     assert (options.model, options.host, options.port) == ("iic/CosyVoice2-0.5B", "0.0.0.0", 50000)
     assert "cosyvoice:/data" in SERVICES["cosyvoice"]["volumes"]
     assert options.voices.startswith("/data/")
+    assert options.memory_gib < configured(SERVICES).gpu.tts.memory_gib  # CUDA's own comes on top
+
+
+def test_the_voice_server_keeps_to_its_share() -> None:
+    pytest.importorskip("torch", reason="the voice server needs torch")
+    from tts.cosyvoice_server.__main__ import keep_to
+
+    kept: list[tuple[float, int]] = []
+    card = SimpleNamespace(total_memory=20 * 2**30)
+    cuda = SimpleNamespace(
+        is_available=lambda: True,
+        get_device_properties=lambda index: card,
+        set_per_process_memory_fraction=lambda share, index: kept.append((share, index)),
+    )
+    keep_to(5.0, cuda)
+    keep_to(0.0, cuda)
+    keep_to(99.0, cuda)
+    keep_to(5.0, SimpleNamespace(is_available=lambda: False))
+    assert kept == [(0.25, 0), (1.0, 0)]
 
 
 # ---- coturn, with the very options ---------------------------------------------------------------------------------

@@ -30,7 +30,7 @@ def only(findings: list[Finding]) -> Finding:
 
 
 def test_what_fits_is_said_with_its_sum() -> None:
-    finding = only(add_up(shares(), "cuda:0", [CARD]))
+    finding = only(add_up(shares(), {"asr": "cuda:0"}, [CARD]))
     assert finding == Finding(
         True,
         "gpu cuda:0",
@@ -39,20 +39,20 @@ def test_what_fits_is_said_with_its_sum() -> None:
 
 
 def test_what_is_too_much_is_refused_with_what_to_lower() -> None:
-    finding = only(add_up(shares(llm={"device": "cuda:0", "memory_gib": 14.5}), "auto", [CARD]))
+    finding = only(add_up(shares(llm={"device": "cuda:0", "memory_gib": 14.5}), {"asr": "auto"}, [CARD]))
     assert (finding.good, finding.needed) == (False, True)
     assert "asr 4 + llm 14.5 + tts 6 + 1 left free = 25.5 GiB is more than there is" in finding.sentence
     assert "gpu.llm.memory_gib and its --gpu-memory-utilization" in finding.sentence
 
 
 def test_the_reserve_counts() -> None:
-    assert only(add_up(shares(reserve_gib=1.9), "auto", [CARD])).good
-    assert not only(add_up(shares(reserve_gib=2.1), "auto", [CARD])).good
+    assert only(add_up(shares(reserve_gib=1.9), {"asr": "auto"}, [CARD])).good
+    assert not only(add_up(shares(reserve_gib=2.1), {"asr": "auto"}, [CARD])).good
 
 
 def test_each_device_has_a_sum_of_its_own() -> None:
     moved = shares(tts={"device": "cuda:1", "memory_gib": 15.0})
-    first, second = add_up(moved, "auto", [CARD, SMALL])
+    first, second = add_up(moved, {"asr": "auto"}, [CARD, SMALL])
     assert (first.what, first.good) == ("gpu cuda:0", True)
     assert (second.what, second.good) == ("gpu cuda:1", False)  # with what is left free, one more than it has
     assert "tts 15" in second.sentence
@@ -60,36 +60,36 @@ def test_each_device_has_a_sum_of_its_own() -> None:
 
 
 def test_a_device_that_is_not_there() -> None:
-    finding = only(add_up(shares(), "auto", []))
+    finding = only(add_up(shares(), {"asr": "auto"}, []))
     assert not finding.good
     assert "nvidia-smi knows no GPU, not cuda:0, which asr, llm, tts should be on" in finding.sentence
 
 
 def test_without_the_driver_the_stated_size_must_do() -> None:
-    stated, advice = add_up(shares(memory_gib=24.0), "auto", None)
+    stated, advice = add_up(shares(memory_gib=24.0), {"asr": "auto"}, None)
     assert (stated.good, stated.sentence) == (True, "24 GiB: asr 4 + llm 12 + tts 6 + 1 left free = 23 GiB")
     assert (advice.good, advice.needed) == (False, False)
-    assert not add_up(shares(memory_gib=16.0), "auto", None)[0].good
-    unknown, _ = add_up(shares(), "auto", None)
+    assert not add_up(shares(memory_gib=16.0), {"asr": "auto"}, None)[0].good
+    unknown, _ = add_up(shares(), {"asr": "auto"}, None)
     assert unknown.good
     assert "gpu.memory_gib" in unknown.sentence
 
 
 @pytest.mark.parametrize(("device", "in_the_way"), [("cuda:1", True), ("cpu", False)])
 def test_the_workers_device_and_its_share_must_agree(device: str, in_the_way: bool) -> None:
-    *_, finding = add_up(shares(), device, [CARD, SMALL])
+    *_, finding = add_up(shares(), {"asr": device}, [CARD, SMALL])
     assert (finding.good, finding.needed) == (False, in_the_way)
     assert "asr.device" in finding.sentence
-    assert len(add_up(shares(), "cuda", [CARD])) == 1  # which is the first
+    assert len(add_up(shares(), {"asr": "cuda"}, [CARD])) == 1  # which is the first
 
 
 def test_nobody_on_a_gpu_asks_nobody() -> None:
     def asked() -> list[Gpu]:
         raise AssertionError
 
-    assert found_here(GpuSettings(), "auto", asked) == []
+    assert found_here(GpuSettings(), {"asr": "auto", "render": "cpu"}, asked) == []
     assert (
-        only(found_here(GpuSettings(), "cuda:0", lambda: [CARD])).good is False
+        only(found_here(GpuSettings(), {"render": "cuda:0"}, lambda: [CARD])).good is False
     )  # a worker whose share is not stated
 
 

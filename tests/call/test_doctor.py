@@ -98,7 +98,7 @@ async def test_the_overlay_for_one_gpu_with_its_servers_at_work(
             assert not re.search("(?m)^-- ", done.said)
             for what in ("reach callers: TURN", "transcribe: the server", "think: the model", "speak: the voice"):
                 assert said(done, what)[0]
-            assert "RTX 4090, 24.0 GiB, 8.8 in use: asr 4 + llm 12 + tts 6" in said(done, "gpu cuda:0")[1]
+            assert "RTX 4090, 24.0 GiB, 8.8 in use: asr 3.5 + llm 12 + tts 5.5" in said(done, "gpu cuda:0")[1]
             # The same with a voice that is not there, and with more than the card has.
             done = await doctor(capsys, GPU, *settings, "tts.voice=bert", "gpu.llm.memory_gib=16")
             assert done.status == 1

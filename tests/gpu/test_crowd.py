@@ -4,9 +4,12 @@ import numpy as np
 import pytest
 import torch
 
-from render.crowd import Crowd, Motion
+from render.crowd import Crowd, Crowds, Motion
+from render.instag import InstagPainter
 from render.person import Canvas, Expression, Person
 from render.raster.gaussians import ALPHA_MAX
+from render.score import Score
+from render.worker import _on_gpu
 from tests.gpu.kernels import DenseKernels
 from tests.render import procedural
 
@@ -82,3 +85,31 @@ def test_torsos_of_pictures_are_refused() -> None:
             device="cpu",
             kernels=DenseKernels(),
         )
+
+
+def test_a_call_is_painted_by_its_seat_as_by_its_canvas(person: Person) -> None:
+    """As the render worker does with `render.device`: colours, matte, and again at another size."""
+    crowds = Crowds("cpu", DenseKernels(cap=ALPHA_MAX))
+    score = Score()
+    for alpha in (False, True):
+        seated, alone = (
+            InstagPainter(person, score, 3, alpha=alpha, side=SIDE, easel=easel) for easel in (crowds.seat, Canvas)
+        )
+        for index, side in enumerate((seated.sides[0], seated.sides[-1])):
+            for painter in (seated, alone):
+                painter.resize(side)
+            found, wanted = seated.paint(index), alone.paint(index)
+            assert found.shape == wanted.shape
+            off = np.abs(found.astype(int) - wanted)
+            assert np.quantile(off, 0.99) <= 3
+            assert off.mean() < 0.5
+    assert crowds.seat(person, SIDE, None)._crowd is crowds.seat(person, SIDE, None)._crowd  # weights are shared
+
+
+def test_where_there_is_no_gpu_the_cpu_paints_and_says_so() -> None:
+    notes: list[str] = []
+    assert _on_gpu("cpu", notes) is None
+    assert notes == []
+    if not torch.cuda.is_available():
+        assert _on_gpu("cuda:0", notes) is None
+        assert notes == ["The CPU paints, cuda:0 does not: There is no CUDA device here: use the CPU rasteriser."]

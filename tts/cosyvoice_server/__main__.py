@@ -32,6 +32,7 @@ def arguments(given: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--fp16", action="store_true")
     parser.add_argument("--vllm", action="store_true", help="the language model in vLLM")
     parser.add_argument("--trt", action="store_true", help="the flow model in TensorRT")
+    parser.add_argument("--memory-gib", type=float, default=0.0, help="of the GPU, at most; 0: as much as there is")
     parser.add_argument("--threads", type=int, default=0, help="of torch on the CPU; 0: its own choice")
     return parser.parse_args(given)
 
@@ -76,6 +77,7 @@ def engine(options: argparse.Namespace) -> Any:
 
     if options.threads:
         torch.set_num_threads(options.threads)
+    keep_to(options.memory_gib, torch.cuda)
     cosyvoice = load(options)
     generation = checks.generation(cosyvoice)
     checks.check_decoding(cosyvoice.model.llm)
@@ -93,6 +95,16 @@ def engine(options: argparse.Namespace) -> Any:
     )
     _warm(made)
     return made
+
+
+def keep_to(memory_gib: float, cuda: Any) -> None:
+    """What PyTorch allocates beyond that fails here, and not in another process on the same GPU.
+
+    onnxruntime's speech tokenizer and CUDA itself come on top: half a GiB or so.
+    """
+    if memory_gib > 0 and cuda.is_available():
+        total = cuda.get_device_properties(0).total_memory
+        cuda.set_per_process_memory_fraction(min(1.0, memory_gib * 2**30 / total), 0)
 
 
 def _warm(made: Any) -> None:
