@@ -15,7 +15,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from render.raster.compiled import exact, fast
+from render.raster.compiled import exact, fast, inlined
 from render.raster.cpu import Cloud, Rasteriser
 from render.raster.gaussians import Camera, Floats, Gaussians, LowPass
 from render.raster.project import (
@@ -28,8 +28,11 @@ from render.raster.project import (
     R_A,
     R_B,
     R_C,
+    R_EY,
+    R_INV_C,
     R_LN_O,
     R_RED,
+    R_SPREAD,
     R_STEP,
     R_X,
     R_Y,
@@ -44,11 +47,34 @@ from render.raster.project import (
 )
 from render.raster.shapes import axis_of, shortest
 from render.raster.simd import LANES, at_least, count, every, exp, least, load, store, total, where_at_most
-from render.raster.tiles import CAP, FAINT, RESTART, STRIDE, corners, recolour, rows_of
+from render.raster.tiles import CAP, FAINT, STRIDE, Index, corners, recolour
 
 ROW = 5 * STRIDE  # one row of a tile: T, rest, and the gradients of red, green, blue
+RESTART = 8  # rows between two evaluations of the exponential of a steep splat: it would underflow and stay zero
 SHAPE = 6  # gradients of a splat's middle (x, y), conic (A, B, C) and ln o
 G_X, G_Y, G_A, G_B, G_C, G_LN_O = range(SHAPE)
+
+
+@inlined
+def rows_of(
+    records: Floats, r: Index, mx: np.float32, my: np.float32, x: Index, x_end: Index, y0: Index, y1: Index
+) -> tuple[Index, Index]:
+    """The rows that the splat's ellipse can touch within the columns x to x + 7, or x_end if that comes before.
+
+    The ellipse's upper edge over a column is highest at the abscissa of its topmost point, or, if that lies outside,
+    at the nearer border; likewise below.
+    """
+    a, b, c = records[r + R_A], records[r + R_B], records[r + R_C]
+    ey, inverse, spread = records[r + R_EY], records[r + R_INV_C], records[r + R_SPREAD]
+    summit = -b / a * ey
+    first, last = f32(x) - mx, f32(min(x + LANES - 1, x_end)) - mx
+    u = min(max(summit, first), last)
+    root = np.sqrt(max(b * b * u * u - c * (a * u * u - spread), f32(0)))
+    upper = ey if u == summit else (root - b * u) * inverse
+    u = min(max(-summit, first), last)
+    root = np.sqrt(max(b * b * u * u - c * (a * u * u - spread), f32(0)))
+    lower = -ey if u == -summit else (-b * u - root) * inverse
+    return max(y0, int(np.ceil(my + lower))), min(y1, int(np.floor(my + upper)))
 
 
 @fast

@@ -1,7 +1,7 @@
 """Gaussian splatting on one CPU core: numba kernels from packed Gaussians to float planes, RGB24 or I420.
 
-project -> sort by layer and depth -> bin into tiles of 64 x 32 px -> blend each tile -> convert it. Within a tile a
-splat is cut into columns eight pixels wide; down a column its exponential follows from the row above by two
+project -> sort by layer and depth -> bin into tiles of 64 x 64 px -> blend each tile -> convert it. Within a tile a
+splat is cut into strips eight pixels wide; down a strip its exponential follows from the row above by two
 multiplications. A pixel is not stopped at T < 1e-4: that skips next to nothing and costs a test.
 """
 

@@ -34,7 +34,7 @@ f32 = np.float32
 u32 = np.uint32
 u64 = np.uint64
 
-TILE_W, TILE_H = 64, 32  # of 16x16 up to 64x64 this was the fastest at 512x512
+TILE_W, TILE_H = 64, 64  # of 32x32 up to 128x64 this was the fastest at 512x512
 
 # A Gaussian packed for `project`, eight of them interleaved: block b, value v, lane i at [b, v, i].
 VALUES = 11
