@@ -19,7 +19,9 @@ from dataclasses import dataclass
 from fractions import Fraction
 from itertools import chain
 from pathlib import Path
+from queue import Queue
 from tempfile import TemporaryDirectory
+from threading import Thread
 from typing import Any, Protocol
 
 import av
@@ -40,6 +42,7 @@ from server.core.media import FRAME_SAMPLES, MEDIA_RATE, VIDEO_FPS
 Pcm = NDArray[np.int16]
 
 LEAD_FRAMES = 10  # of voice known ahead of the frame that is painted; the motion looks three ahead, loudness none
+BEHIND_FRAMES = 8  # that may be painted and not yet encoded, 3 MB
 KINDS = (".mp4", ".webm")
 
 
@@ -244,6 +247,48 @@ class Frames:
             self._wave.close()
 
 
+class Behind:
+    """A sink that a thread of its own fills, a few frames behind: they are painted and encoded at the same time."""
+
+    def __init__(self, sink: Sink) -> None:
+        self._sink = sink
+        self._takes: Queue[Take | None] = Queue(BEHIND_FRAMES)
+        self._error: Exception | None = None
+        self._abandoned = False
+        self._thread = Thread(target=self._write, name="film", daemon=True)
+        self._thread.start()
+
+    def add(self, take: Take) -> None:
+        """Waits while many frames are behind. Raises what the sink raised for an earlier one."""
+        if self._error is not None:
+            raise self._error
+        self._takes.put(take)
+
+    def close(self) -> None:
+        self._end()
+        if self._error is not None:
+            raise self._error
+        self._sink.close()
+
+    def abandon(self) -> None:
+        self._abandoned = True
+        self._end()
+        self._sink.abandon()
+
+    def _end(self) -> None:
+        if self._thread.is_alive():
+            self._takes.put(None)
+            self._thread.join()
+
+    def _write(self) -> None:
+        while (take := self._takes.get()) is not None:
+            if self._error is None and not self._abandoned:  # else only emptied, so that nobody waits for room
+                try:
+                    self._sink.add(take)
+                except Exception as error:  # raised where frames are added
+                    self._error = error
+
+
 def synthesize(
     person: Person,
     audio: Path,
@@ -269,7 +314,7 @@ def synthesize(
     try:
         wide = first.picture.shape[1]
         high = first.picture.shape[0] if alpha else first.picture.shape[0] * 2 // 3
-        sink = Film(out, wide, high) if out.suffix.lower() in KINDS else Frames(out)
+        sink = Behind(Film(out, wide, high) if out.suffix.lower() in KINDS else Frames(out))
         for take in chain([first], film):
             sink.add(take)
             frames += 1

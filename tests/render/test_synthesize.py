@@ -234,3 +234,53 @@ def test_a_film_that_breaks_off_leaves_nothing(
     assert visavis(["synthesize", str(folder), str(recording), str(tmp_path / "film.mp4")]) == 1
     assert "No space left on device" in capsys.readouterr().err
     assert [p.name for p in tmp_path.iterdir()] == ["voice.wav"]
+
+
+class Recorder:
+    """A sink that fails at one frame, and remembers who called it."""
+
+    def __init__(self, fails_at: int = -1) -> None:
+        self.seen: list[int] = []
+        self.ended = ""
+        self._fails_at = fails_at
+
+    def add(self, take: synthesize.Take) -> None:
+        if take.index == self._fails_at:
+            raise OSError("the disk is full")
+        self.seen.append(take.index)
+
+    def close(self) -> None:
+        self.ended += "closed"
+
+    def abandon(self) -> None:
+        self.ended += "abandoned"
+
+
+def take(index: int) -> synthesize.Take:
+    return synthesize.Take(index, np.zeros((3, 2), np.uint8), np.zeros(FRAME_SAMPLES, np.int16))
+
+
+def test_frames_behind_come_in_order_and_all_of_them() -> None:
+    recorder = Recorder()
+    behind = synthesize.Behind(recorder)
+    for index in range(50):
+        behind.add(take(index))
+    behind.close()
+    assert recorder.seen == list(range(50))
+    assert recorder.ended == "closed"
+
+
+def test_what_fails_behind_is_raised_in_front() -> None:
+    recorder = Recorder(fails_at=3)
+    behind = synthesize.Behind(recorder)
+
+    def all_of_them() -> None:
+        for index in range(100):  # more than may wait
+            behind.add(take(index))
+        behind.close()
+
+    with pytest.raises(OSError, match="full"):
+        all_of_them()
+    behind.abandon()
+    assert recorder.seen == [0, 1, 2]
+    assert recorder.ended == "abandoned"
