@@ -27,6 +27,8 @@ if [ "$(id -u)" = 0 ] && command -v apt-get >/dev/null 2>&1; then
     echo "apt-get could not install ${missing[*]}; the tests that need them will be skipped." >&2
   fi
   rm -f "$log"
+  # The tests start coturn themselves; as a service it would listen to everybody.
+  case " ${missing[*]} " in *" coturn "*) systemctl disable --now coturn >/dev/null 2>&1 || true ;; esac
 else
   echo "The tests also want: ${missing[*]}. On Debian or Ubuntu: sudo apt-get install ${missing[*]}. A browser elsewhere is named by VISAVIS_CHROMIUM. What is missing is skipped."
 fi
