@@ -19,12 +19,16 @@ from render.train.planes import fast_face, fast_mouth
 
 Floats = NDArray[np.float32]
 
-SPRING = 0.01
+SPRING = 0.03
 """loss for a mean square of one square millimetre"""
 CALM = 0.2
 """likewise, for points that the universal field leaves alone"""
 CALM_MM = 0.15
 """a point that two random moments of speech move apart by less is one of those"""
+ANSWER = 0.1
+"""likewise, for how another expression moves them: a clip shows few, and brows go up as far as everybody's"""
+WIDER = 1.3
+"""expressions are drawn from nothing to so many times the clip's strongest, each action unit by itself"""
 POINTS = 1500
 MOUTH_POINTS = 400
 
@@ -50,6 +54,7 @@ class Rehearsal:
         self.before = before.requires_grad_(False)
         self.windows = windows
         self.action_units = action_units
+        self._most = WIDER * action_units.amax(0)
         self.rng = np.random.default_rng([seed, 7])
 
     def loss(self, motion: HeadMotion, face_at: Tensor, mouth_at: Tensor) -> Tensor:
@@ -59,12 +64,19 @@ class Rehearsal:
         at = face_at[pick.to(face_at.device)]
         moments = torch.from_numpy(rng.integers(0, len(self.windows), 2))
         window = self.windows[moments.to(self.windows.device)]
-        units = self.action_units[int(rng.integers(len(self.action_units)))].expand(2, -1)
+        units = self.action_units[rng.integers(len(self.action_units), size=2)]
+        drawn = torch.from_numpy(rng.random((2, *units.shape[1:])).astype(np.float32)).to(units) * self._most
+        drawn = torch.where(torch.from_numpy(rng.random(drawn.shape) < 0.5).to(units.device), units, drawn)
+        drawn[:, 5] = drawn[0, 5]  # how lids close is the person's own
+        # One face says two things, and says one of them with another expression.
+        window, units = window[[0, 1, 0]], drawn[[0, 0, 1]]
         with torch.no_grad():
             old = fast_face(self.before.face, at, window, units)
             listens = 1000 * (old.xyz[0] - old.xyz[1]).norm(dim=-1)  # mm
         new = fast_face(motion.face, at, window, units)
-        loss = SPRING * 1e6 * (new.xyz - old.xyz).square().sum(-1).mean()
+        # How the voice moves them, and how an expression does; where they rest is the person's own.
+        said, shown = ((new.xyz[k] - new.xyz[0]) - (old.xyz[k] - old.xyz[0]) for k in (1, 2))
+        loss = 1e6 * (SPRING * said.square().sum(-1).mean() + ANSWER * shown.square().sum(-1).mean())
         calm = (listens < CALM_MM).float()[:, None]
         if calm.any():
             response = 1e6 * (new.xyz[0] - new.xyz[1]).square() * calm
@@ -75,8 +87,8 @@ class Rehearsal:
             pick = torch.from_numpy(rng.choice(len(mouth_at), min(MOUTH_POINTS, len(mouth_at)), replace=False))
             at = mouth_at[pick.to(mouth_at.device)]
             with torch.no_grad():
-                move = hook(old.xyz)
-                was = fast_mouth(self.before.mouth, at, window, move).xyz
-            now = fast_mouth(motion.mouth, at, window, move).xyz
+                move = hook(old.xyz[:2])
+                was = fast_mouth(self.before.mouth, at, window[:2], move).xyz
+            now = fast_mouth(motion.mouth, at, window[:2], move).xyz
             loss = loss + SPRING * 1e6 * (now - was).square().sum(-1).mean()
         return loss

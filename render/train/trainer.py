@@ -12,6 +12,7 @@ from torch import Tensor
 from render.train.adam import Adam
 from render.train.checkpoint import named, under
 from render.train.dataset import FACE as LABEL_FACE
+from render.train.dataset import HAIR as LABEL_HAIR
 from render.train.dataset import MOUTH as LABEL_MOUTH
 from render.train.dataset import Dataset, Shot
 from render.train.draw import Painter, Picture, Splats
@@ -19,9 +20,11 @@ from render.train.footage import Footage, ring
 from render.train.grow import Growing
 from render.train.head import FACE, MOUTH, Head, Posed
 from render.train.loss import pixels, scales, sharpness
+from render.train.lpips import Lpips
 from render.train.marks import Marks
 from render.train.planes import fast_align
 from render.train.rehearsal import Rehearsal
+from render.train.sheen import neighbours, roughness
 
 Floats = NDArray[np.float32]
 
@@ -32,8 +35,8 @@ FUSE = 0.65
 """from here on lower rates, and the losses that look at scales and edges"""
 REFINED = (0.2, 0.35, 0.5)
 """when Gaussians that nobody sees are moved to where there are too few"""
-GEOMETRY, SHAPED = 0.4, 0.15
-"""until then such a share of the steps looks at depth and normals too"""
+SHAPED = 0.15
+"""share of the steps that look at depth and normals too"""
 REHEARSED = 0.25
 """share of the steps that rehearse other voices"""
 BOUND_EVERY = 8
@@ -42,15 +45,15 @@ PAINTED = 0.35
 
 RATES = {
     "xyz": (4e-5, 2e-6),
-    "sh": (5e-3, 5e-4),
-    "scale": (1e-2, 1e-3),
-    "rotation": (3e-3, 5e-4),
-    "opacity": (3e-2, 3e-3),
+    "sh": (5e-3, 2e-4),
+    "scale": (1e-2, 4e-4),
+    "rotation": (3e-3, 2e-4),
+    "opacity": (3e-2, 1e-3),
 }
 """of the Gaussians: first and last learning rate"""
-GRIDS, NETS, ALIGNERS = 3e-3, 8e-4, 4e-4
+GRIDS, NETS, ALIGNERS = 1.2e-3, 3e-4, 4e-4
 """of the fields"""
-UNTAUGHT = 4
+UNTAUGHT = 10
 """times these rates for fields that were not trained before"""
 GENTLE = 0.1
 """the universal field's rate until GENTLE_UNTIL, by what it is then"""
@@ -58,11 +61,15 @@ GENTLE_UNTIL = 0.15
 
 COVERAGE = 0.1
 """weight of alpha against the head's coverage"""
-NORMALS, DEPTH = 0.02, 0.02
-DEPTH_M = 0.003
+NORMALS, DEPTH = 0.02, 0.05
+SKIN_M, HAIR_M = 0.003, 0.006
 """depth errors much larger than that count no more"""
-SQUARES = 4.0
-"""of the mean square in the last stage: where the voice does not tell, the middle"""
+SHEEN, SHEEN_EVERY, AROUND_EVERY = 0.5, 4, 400
+"""weight of `sheen.roughness`, in one step of so many; after how many steps neighbours are looked for again"""
+SQUARES, SQUARES_FROM = 10.0, 0.3
+"""of the mean square, and from when: where the voice does not tell, the middle"""
+PERCEIVED, PATCH = 0.01, (64, 96)
+"""weight of LPIPS in the last stage, if its weights are there, and the sides in pixels of what it looks at"""
 QUIET = 1e-3
 """weight of turning and swelling, which the pictures do not ask for"""
 
@@ -87,6 +94,7 @@ class Trainer(Growing):
     behind: NDArray[np.float16]  # (F, 4, H, W): torso colour and what shines through it
     marks: Marks | None = None
     seed: int = 0
+    lpips: Lpips | None = None
     adam: Adam = field(init=False)
     field_adam: Adam = field(init=False)
     painter: Painter = field(init=False)
@@ -98,6 +106,7 @@ class Trainer(Growing):
         self.field_adam = Adam(dict(self.head.motion.named_parameters()), epsilon=1e-12)
         self.painter = Painter(self.footage.box.width, self.footage.box.height)
         self.screen = torch.zeros(len(self.head))
+        self._around: Tensor | None = None
         self.rng = np.random.default_rng([self.seed, 1])
         f = self.footage
         blink = np.array([s.action_units[5] for s in f.shots])
@@ -113,7 +122,7 @@ class Trainer(Growing):
         shot = f.shots[k]
         joined = share >= MOUTH_JOINS
         alone = not joined or rng.random() < PAINTED
-        geometry = share < GEOMETRY and rng.random() < SHAPED and self.data.depth(shot.index) is not None
+        geometry = rng.random() < SHAPED and self.data.depth(shot.index) is not None
         posed = self.posed(shot, witnesses=None if self.marks is None else self.marks.rest)
         splats = self.head.without_mouth(posed) if alone else posed.splats
         drawn = self.painter.draw(f.box.camera(self.data, shot.pose), splats, geometry=geometry)
@@ -137,11 +146,19 @@ class Trainer(Growing):
         parts["coverage"] = COVERAGE * (w * (1 - drawn.transmittance - self.tensor(head)).abs()).sum() / w.sum()
         if share > FUSE:
             parts["scales"] = 0.15 * scales(made, true, w, levels=2)
-            parts["sharpness"] = 0.3 * sharpness(made, true, w)
+            parts["sharpness"] = 0.15 * sharpness(made, true, w)
+            if self.lpips is not None:
+                parts["lpips"] = PERCEIVED * self._perceived(made, true, w)
+        if share > SQUARES_FROM:
             parts["squares"] = SQUARES * (w * (made - true).square().sum(0)).sum() / (3 * w.sum())
         if geometry:
             parts |= self._geometry(k, shot, drawn)
         parts["quiet"] = QUIET * (posed.face.rotation.abs().mean() + posed.face.scale.abs().mean())
+        steps = self.adam.steps["xyz"]
+        if self._around is None or steps % AROUND_EVERY == 0:
+            self._around = neighbours(self.head.tensors["xyz"], self.head.counts)
+        if steps % SHEEN_EVERY == 0:
+            parts["sheen"] = SHEEN_EVERY * SHEEN * roughness(self.head.tensors["sh"], self._around)
         if self.rehearsal is not None and rng.random() < REHEARSED:
             parts["rehearsal"] = 1 / REHEARSED * self.rehearsal.loss(self.head.motion, *self._places())
         if self.marks is not None and posed.witnesses is not None:
@@ -154,6 +171,14 @@ class Trainer(Growing):
         self._learn(share)
         return {name: float(v.detach()) for name, v in parts.items()} | {"loss": float(loss.detach())}
 
+    def _perceived(self, made: Tensor, true: Tensor, weight: Tensor) -> Tensor:
+        """LPIPS of a random square; pixels without weight are as they should be."""
+        assert self.lpips is not None
+        side = int(self.rng.integers(PATCH[0], PATCH[1] + 1))
+        top, left = (int(self.rng.integers(max(n - side, 0) + 1)) for n in made.shape[1:])
+        patch = np.s_[..., top : top + side, left : left + side]
+        return self.lpips(torch.where(weight > 0, made, true)[patch], true[patch])
+
     def posed(self, shot: Shot, window: Tensor | None = None, witnesses: Tensor | None = None) -> Posed:
         window = self.clip.windows[shot.index] if window is None else window
         units = self.clip.action_units[shot.index]
@@ -161,6 +186,10 @@ class Trainer(Growing):
 
     def splats(self, shot: Shot) -> Splats:
         return self.posed(shot).splats
+
+    def rearrange(self, rows: Tensor, counts: list[int], halved: Tensor) -> None:
+        super().rearrange(rows, counts, halved)
+        self._around = None
 
     @torch.no_grad()
     def _places(self) -> tuple[Tensor, Tensor]:
@@ -179,11 +208,13 @@ class Trainer(Growing):
         assert drawn.depth is not None
         assert drawn.normals is not None
         alpha = 1 - drawn.transmittance
-        solid = (f.labels[k] == LABEL_FACE) & (f.head[k] > 250) & ~ring(f.labels[k] == LABEL_FACE, 2)
+        inner = (f.head[k] > 250) & ~ring(f.labels[k] == LABEL_FACE, 2)
+        solid, hair = (inner & (f.labels[k] == label) for label in (LABEL_FACE, LABEL_HAIR))
         if depth is not None:
             true = f.box.cut(depth)
-            mask = self.tensor((solid & (true > 0)).astype(np.float32)) * (alpha.detach() > 0.9)
-            off = (drawn.depth / alpha.clamp_min(0.5) - self.tensor(true.astype(np.float32))) / DEPTH_M
+            mask = self.tensor(((solid | hair) & (true > 0)).astype(np.float32)) * (alpha.detach() > 0.9)
+            much = self.tensor(np.where(hair, HAIR_M, SKIN_M).astype(np.float32))
+            off = (drawn.depth / alpha.clamp_min(0.5) - self.tensor(true.astype(np.float32))) / much
             parts["depth"] = DEPTH * (mask * off.square() / (off.square() + 1)).sum() / mask.sum().clamp_min(1)
         if normals is not None:
             n = f.box.cut(normals).transpose(2, 0, 1) * np.array([1, -1, -1], np.float32)[:, None, None]
@@ -198,9 +229,6 @@ class Trainer(Growing):
     def _learn(self, share: float) -> None:
         late = 0.5 if share > FUSE else 1.0
         rates = {name: late * a * (b / a) ** share for name, (a, b) in RATES.items()}
-        t = self.head.tensors
-        if t["sh"].grad is not None:
-            t["sh"].grad[:, 1:] *= 0.5  # what depends on the view is learned slower
         self.adam.step(rates)
         gentle = UNTAUGHT if self.rehearsal is None else GENTLE if share < GENTLE_UNTIL else 1.0
         falling = 0.1**share
@@ -222,6 +250,8 @@ class Trainer(Growing):
     def state(self) -> dict[str, Tensor]:
         out = self.head.state() | named("adam", self.adam.state()) | named("field_adam", self.field_adam.state())
         out |= {"screen": self.screen}
+        if self._around is not None:
+            out |= {"around": self._around}
         if self.marks is not None:
             out |= {"marks": self.marks.rest} | named("marks_adam", self.marks.adam.state())
         return out
@@ -231,6 +261,7 @@ class Trainer(Growing):
         self.adam.restore(under("adam", state))
         self.field_adam.restore(under("field_adam", state))
         self.screen = state["screen"].clone()
+        self._around = state["around"].to(self.device) if "around" in state else None
         if self.marks is not None:
             self.marks.rest.data.copy_(state["marks"])
             self.marks.adam.restore(under("marks_adam", state))
