@@ -77,6 +77,9 @@ async def warm_up(config: Config, engines: Engines) -> list[Fault]:
             faults.append(Fault(stage, error.message, fatal, error.retryable))
         except TimeoutError:
             faults.append(Fault(stage, f"It took longer than {STAGE_S:.0f} s.", fatal))
+        except Exception:  # what breaks here need not break a call, and must not keep the server from starting
+            log.exception("the warm-up broke at %s", stage)
+            faults.append(Fault(stage, "It broke; the server's log says how.", fatal=False))
         return otherwise
 
     voice = Voice(engines.voice_for(persona), persona.speed)

@@ -6,7 +6,7 @@ import time
 from collections.abc import AsyncIterator
 from contextlib import aclosing, asynccontextmanager
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, cast
 
 import aiohttp
 import anyio
@@ -112,6 +112,15 @@ async def test_one_stage_that_fails_does_not_keep_the_others_cold() -> None:
     assert asr.heard > 20  # noise, where there is no voice
     assert isinstance(engines.renderer, Faces)
     assert engines.renderer.opened  # it painted a face at rest
+
+
+@virtual_time
+async def test_what_breaks_unforeseen_is_logged_and_the_server_starts(caplog: pytest.LogCaptureFixture) -> None:
+    engines = fakes()
+    engines.llm = cast(Any, None)
+    (fault,) = await warm_up(config(*ASKED), engines)
+    assert (fault.stage, fault.fatal) == ("think", False)
+    assert "AttributeError" in caplog.text
 
 
 @virtual_time
