@@ -326,6 +326,7 @@ class Voices {
     this.#busy = true;
     this.#ready();
     const progress = this.#find("progress");
+    let made = null;
     progress.hidden = false;
     progress.value = 0;
     try {
@@ -339,12 +340,16 @@ class Voices {
       this.#find("time").textContent = "0.0 s";
       this.#find("record").querySelector("span").textContent = "Record";
       this.#take(null);
+      made = told.name;
     } catch (error) {
       this.#complain(error.message);
     }
     progress.hidden = true;
     this.#busy = false;
     await this.#load();
+    if (made === null) return;
+    [...this.#find("list").querySelectorAll("input")].find((input) => input.value === made)?.focus();
+    this.#find("told").scrollIntoView({ block: "nearest" });
   }
 
   #say(sentence, advice = []) {
@@ -356,7 +361,6 @@ class Voices {
       const list = told.appendChild(document.createElement("ul"));
       for (const one of advice) list.appendChild(document.createElement("li")).textContent = one;
     }
-    told.scrollIntoView({ block: "nearest" });
   }
 
   #complain(sentence) {
