@@ -25,6 +25,7 @@ from render.train.adaptation import Adaptation, Plan, Told, hear
 from render.train.dataset import FPS, MIN_FRAMES, Dataset, load
 from render.train.finish import About, finish
 from render.train.judge import Judge
+from render.train.lpips import Lpips
 from render.train.rehearsal import other_voices
 from render.train.trainer import Trainer
 from server.core.errors import VisavisError
@@ -91,8 +92,12 @@ def adapt(
     plan: Plan,
     work: Path,
     told: Told,
+    lpips: Lpips | None = None,
 ) -> dict[str, Any]:
-    """Trains, writes the avatar's folder to `out`, and returns the summary. Raises VisavisError with a sentence."""
+    """Trains, writes the avatar's folder to `out`, and returns the summary. Raises VisavisError with a sentence.
+
+    lpips: a late part of the loss, and a figure of the summary.
+    """
     from safetensors.numpy import load_file
 
     begun = time.monotonic()
@@ -110,6 +115,7 @@ def adapt(
         raise VisavisError("field", f"{what}, and the encoder gives {heard.feature}. Give the field made for it.")
     known = None if universal is None else universal.tensors
     run = Adaptation(data, heard, known, plan, work, told, "own" if universal is None else universal.layout)
+    run.lpips = lpips
     torso = run.torso()
     trainer, judge = run.head(torso)
     dropped = trainer.refine(fresh=False)
@@ -117,7 +123,7 @@ def adapt(
     train = np.concatenate([heard.features[[s.index for s in data.train]], other_voices(heard.feature)[:3000]])
     avatar = finish(data, trainer.head, torso.finish() if torso else None, about, heard.feature, heard.encoder, train)
     save(avatar, out)
-    summary = summarise(trainer, judge, plan)
+    summary = summarise(trainer, judge, plan, lpips)
     summary |= {
         "name": about.name,
         "seconds": round(time.monotonic() - begun, 1),
@@ -131,15 +137,15 @@ def adapt(
     return summary
 
 
-def summarise(trainer: Trainer, judge: Judge, plan: Plan) -> dict[str, Any]:
+def summarise(trainer: Trainer, judge: Judge, plan: Plan, lpips: Lpips | None = None) -> dict[str, Any]:
     """Figures on the held-out frames: with their own voice, and with silence, as a face that never moves its lips."""
-    speaking = judge.look(trainer).figures
+    speaking = judge.look(trainer, lpips=lpips).figures
     silence = torch.zeros_like(trainer.clip.windows[0])
     still = judge.look(trainer, window=silence).figures
-    out: dict[str, Any] = {name: round(v, 2) for name, v in speaking.items()}
+    out: dict[str, Any] = {name: round(v, 2 if name.endswith("psnr") else 4) for name, v in speaking.items()}
     if "mouth_psnr" in speaking:
         out["mouth_over_static_db"] = round(speaking["mouth_psnr"] - still["mouth_psnr"], 2)
-    out["lpips"] = "absent: no weights of its own are trusted to be there"
+    out["lpips"] = "absent (no weight file)" if lpips is None else lpips.name
     return out | {"gaussians": len(trainer.head), "iterations": plan.iterations, "seed": plan.seed}
 
 
@@ -168,6 +174,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--licence", default=LICENCE, help="the terms under which the person may be shown")
     parser.add_argument("--source", help="where the clip comes from")
     parser.add_argument("--work", type=Path, help="checkpoints and logs; default: beside the avatar folder")
+    parser.add_argument("--lpips", type=Path, nargs="+", help="weights of LPIPS, for the late loss and the summary")
     parser.add_argument("--quiet", action="store_true")
     return parser
 
@@ -194,9 +201,10 @@ def main(argv: list[str] | None = None) -> int:
     about = About(name, args.title or name.capitalize(), args.licence, source)
     told = None
     try:
+        lpips = Lpips.of_files(args.lpips, plan.device) if args.lpips else None
         data = load(args.data)
         told = Aloud(work / "board", args.quiet)
-        summary = adapt(data, field, args.out, about, plan, work, told)
+        summary = adapt(data, field, args.out, about, plan, work, told, lpips)
     except VisavisError as error:
         print(error.message, file=sys.stderr)
         return 1

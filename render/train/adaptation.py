@@ -25,6 +25,7 @@ from render.train.draw import Painter
 from render.train.footage import film, head_box
 from render.train.head import Head
 from render.train.judge import Judge, behind
+from render.train.lpips import Lpips
 from render.train.marks import COUNT, Marks, at_rest, sightings
 from render.train.planes import fast_align, fast_face, fast_mouth
 from render.train.rehearsal import Rehearsal, other_voices
@@ -156,6 +157,8 @@ class Adaptation:
         """layout: where the field's points are, as MotionField says."""
         self.data, self.heard, self.field, self.plan, self.work, self.told = data, heard, field, plan, work, told
         self.layout = layout
+        self.lpips: Lpips | None = None
+        """a late part of the loss, where the user has its weights"""
         torch.manual_seed(plan.seed)
         self.universal = universal(field, heard.feature, plan.device)
 
@@ -256,6 +259,7 @@ class Adaptation:
         shape = (len(footage), 4, 1, 1)
         rehearsal = self._rehearsal(clip)
         trainer = Trainer(data, footage, clip, head, rehearsal, np.zeros(shape, np.float16), marks, plan.seed)
+        trainer.lpips = self.lpips
         if found is not None:
             trainer.restore(found.tensors)
             trainer.restore_dice(found.notes["dice"])

@@ -7,6 +7,7 @@ import torch
 from numpy.typing import NDArray
 
 from render.train.footage import Footage, film
+from render.train.lpips import Lpips
 from render.train.torso import TorsoFit
 from render.train.trainer import Trainer
 
@@ -34,8 +35,8 @@ class Judge:
         self.behind = behind(trainer, torso, self.footage)
 
     @torch.no_grad()
-    def look(self, trainer: Trainer, window: torch.Tensor | None = None) -> Verdict:
-        """window: one for all frames, instead of their own voice."""
+    def look(self, trainer: Trainer, window: torch.Tensor | None = None, lpips: Lpips | None = None) -> Verdict:
+        """window: one for all frames, instead of their own voice. lpips: measured, too."""
         f = self.footage
         sums: dict[str, list[float]] = {}
         tiles: list[Floats] = []
@@ -53,6 +54,10 @@ class Judge:
             ):
                 if mask.any():
                     sums.setdefault(f"{name}_psnr", []).append(psnr(made[:, mask], true[:, mask]))
+                    if lpips is not None:
+                        sums.setdefault(f"{name}_lpips", []).append(
+                            perceived(lpips, made, true, mask, trainer.device)
+                        )
             if k % max(1, len(f) // SHOWN) == 0 and len(tiles) < SHOWN:
                 tiles.append(np.concatenate([made, true, np.abs(made - true) * 4], axis=1))
         sheet = (np.concatenate(tiles, axis=2).clip(0, 1).transpose(1, 2, 0) * 255 + 0.5).astype(np.uint8)
@@ -75,6 +80,15 @@ def behind(trainer: Trainer, torso: TorsoFit | None, footage: Footage) -> NDArra
 def psnr(made: Floats, true: Floats) -> float:
     """dB; at most 100."""
     return float(-10 * np.log10(max(np.mean((made - true) ** 2, dtype=np.float64), 1e-10)))
+
+
+def perceived(lpips: Lpips, made: Floats, true: Floats, mask: NDArray[np.bool_], device: torch.device) -> float:
+    """LPIPS of the box around a mask's pixels; beside the mask nothing differs."""
+    rows, columns = (np.flatnonzero(mask.any(axis)) for axis in (1, 0))
+    box = np.s_[..., rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]
+    pair = (np.ascontiguousarray(v[box]) for v in (np.where(mask, made, true), true))
+    a, b = (torch.from_numpy(v.astype(np.float32)).to(device) for v in pair)
+    return float(lpips(a, b))
 
 
 def _within(mask: NDArray[np.bool_], box: tuple[slice, slice]) -> NDArray[np.bool_]:

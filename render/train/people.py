@@ -38,7 +38,7 @@ from render.train.dataset import MIN_FRAMES, Dataset, DatasetError, Shot, load
 from render.train.footage import Footage, film, head_box
 from render.train.head import Cloud
 from render.train.individual import CONTRAST, Individual
-from render.train.judge import psnr
+from render.train.judge import perceived, psnr
 from render.train.lpips import Lpips
 from render.train.marks import COUNT, at_rest, sightings
 from render.train.pretrain import Universal
@@ -164,6 +164,12 @@ class Pretraining:
         self.fields.to(plan.device)
         self.average = Universal(self.feature).to(plan.device).requires_grad_(False)
         self.average.load_state_dict(self.fields.state_dict())
+        self._averages = {
+            stage: list(
+                zip(getattr(self.average, stage).parameters(), getattr(self.fields, stage).parameters(), strict=True)
+            )
+            for stage in STAGES
+        }
         self.adam = Adam(dict(self.fields.named_parameters()), epsilon=1e-12)
         self.stage: Stage = "face"
         self.step, self.refined, self.elapsed = 0, 0, 0.0
@@ -382,10 +388,8 @@ class Pretraining:
         person.own_adam.step({name: OWN * 0.1**share * _rate(name) for name in person.own_adam.tensors})
         keep = min(AVERAGED, (1 + self.step) / (10 + self.step))
         with torch.no_grad():
-            now = self.fields.state_dict()
-            for name, value in self.average.state_dict().items():
-                if name.startswith(self.stage):
-                    value.lerp_(now[name], 1 - keep)
+            for value, now in self._averages[self.stage]:
+                value.lerp_(now, 1 - keep)
 
     def _refine(self) -> None:
         self.refined += 1
@@ -416,9 +420,9 @@ class Pretraining:
                 for name, mask in (("head", head), ("mouth", mouth)):
                     if mask.any():
                         sums.setdefault(f"{name}_psnr", []).append(psnr(made[:, mask], true[:, mask]))
-                if lpips is not None:
-                    pair = (torch.from_numpy(v).to(self.plan.device) for v in (made, true))
-                    sums.setdefault("head_lpips", []).append(float(lpips(*pair)))
+                        if lpips is not None:
+                            off = perceived(lpips, made, true, mask, person.device)
+                            sums.setdefault(f"{name}_lpips", []).append(off)
                 if k == len(f) // 2:
                     tiles.append(np.concatenate([made, true], axis=1))
             out |= {f"{person.name}/{name}": float(np.mean(values)) for name, values in sums.items()}
@@ -472,7 +476,7 @@ class Pretraining:
         still, _ = self.figures(silence)
         alone, _ = self.figures(own=False)
         alone_still, _ = self.figures(silence, own=False)
-        out: dict[str, Any] = {name: round(v, 3 if "lpips" in name else 2) for name, v in moving.items()}
+        out: dict[str, Any] = {name: round(v, 2 if name.endswith("psnr") else 4) for name, v in moving.items()}
         for person in self.people:
             key = f"{person.name}/mouth_psnr"
             if key in moving:

@@ -19,6 +19,7 @@ from render.train.pretrain import (  # noqa: E402
     REGIONS,
     DataError,
     Plan,
+    Run,
     align,
     closed_share,
     evaluate,
@@ -109,14 +110,31 @@ def test_windows_end_with_their_clip(folder: Path) -> None:
     assert torch.equal(window[2, :4], torch.zeros(4, WIDTH))
 
 
-@pytest.mark.parametrize("taught", [True, False])
-def test_learns(tmp_path: Path, taught: bool) -> None:
-    """Far better than a face that keeps its mean, on a head and clips that it never met."""
-    data = load_data(write(tmp_path / "data", truth=taught))
-    plan = SHORT if taught else replace(SHORT, steps=200)
+@pytest.fixture(scope="module")
+def taught(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Run, list[float]]:
+    """All three stages; and the losses."""
     losses: list[float] = []
-    run = train(data, plan, tmp_path, report=lambda step, parts: losses.append(parts.get("loss", np.inf)))
-    assert run.step == run.steps == 200
+    work = tmp_path_factory.mktemp("taught")
+    run = train(load_data(folder), SHORT, work, report=lambda step, parts: losses.append(parts.get("loss", np.inf)))
+    return run, losses
+
+
+@pytest.fixture(scope="module")
+def untaught(tmp_path_factory: pytest.TempPathFactory) -> tuple[Run, list[float]]:
+    """The last stage alone, where the data set does not know why a face moves."""
+    losses: list[float] = []
+    work = tmp_path_factory.mktemp("untaught")
+    data = load_data(write(work / "data", truth=False))
+    plan = replace(SHORT, steps=150)
+    return train(data, plan, work, report=lambda step, parts: losses.append(parts.get("loss", np.inf))), losses
+
+
+@pytest.mark.parametrize("how", ["taught", "untaught"])
+def test_learns(how: str, request: pytest.FixtureRequest) -> None:
+    """Far better than a face that keeps its mean, on a head and clips that it never met."""
+    run, losses = request.getfixturevalue(how)
+    data = run.data
+    assert run.step == run.steps == (200 if how == "taught" else 150)
     assert losses[-1] < 0.6 * losses[0]
     score = judge(run.averaged(), None, data.judged[0], data.clips)
     assert score.error_mm["jaw"] < 0.5 * score.static_mm["jaw"]
@@ -127,9 +145,8 @@ def test_learns(tmp_path: Path, taught: bool) -> None:
     assert abs(score.aperture_lag_ms) < 20
 
 
-def test_aligning_helps_a_head_of_another_size(folder: Path, tmp_path: Path) -> None:
-    data = load_data(folder)
-    fields = train(data, replace(SHORT, taught_steps=90, steps=10), tmp_path).averaged()
+def test_aligning_helps_a_head_of_another_size(taught: tuple[Run, list[float]], folder: Path) -> None:
+    data, fields = load_data(folder), taught[0].averaged()
     head = data.judged[0]
     vars(head)["rest"] = head.rest * 1.15
     before = judge(fields, None, head, data.clips)
@@ -173,10 +190,11 @@ def test_taught_once_for_other_features(folder: Path, tmp_path: Path) -> None:
     assert all(torch.equal(value, second.average[name]) for name, value in whole.average.items())
 
 
-def test_fields_are_laid_out_on_the_face_that_stands_for_all(tmp_path: Path) -> None:
+def test_fields_are_laid_out_on_the_face_that_stands_for_all(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Where a data set knows the true places, no head has aligners, and those places are where the field is right."""
+    monkeypatch.setattr(pretrain, "ALIGNMENT_STEPS", 3)
     data = load_data(write(tmp_path / "data", canon=True))
-    run = train(data, SHORT, tmp_path)
+    run = train(data, replace(SHORT, taught_steps=90, steps=20), tmp_path)
     assert not run.people
     results = evaluate(run.averaged(), data, SHORT)
     assert results["placed"][0].error_mm["jaw"] < results["placed"][0].static_mm["jaw"] * 0.5
