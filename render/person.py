@@ -302,6 +302,7 @@ def backdrop(setting: str) -> Bytes | None:
 def _without_eyes(baked: Baked, eyes: Eyeballs) -> Baked:
     """No field moves an eyeball."""
     moves = eyes.index[baked.moving] == 0
+    few = baked.few if moves.all() else None
     still = np.concatenate([baked.still, baked.moving[~moves]])
     rest = np.concatenate([baked.rest, np.zeros((int((~moves).sum()), CHANNELS), np.float32)])
     rest[eyes.index[still] > 0] = 0
@@ -313,6 +314,7 @@ def _without_eyes(baked: Baked, eyes: Eyeballs) -> Baked:
         gain=baked.gain[moves],
         still=still[order],
         rest=rest[order],
+        few=few,
     )
 
 

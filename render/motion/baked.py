@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from render.avatar import AudioFeature, Shapes, field_shapes
 from render.motion import voice
+from render.motion.lowrank import PREFIX, LowRank
 from render.motion.tables import CODE, ENCODING, HOOK_RANK, METRES, SIDEWAYS, WINDOW
 
 Floats = NDArray[np.float32]
@@ -62,6 +63,8 @@ class Baked:
     """(still, CHANNELS) their deformation, the same in every frame"""
     mouth_encoding: Floats
     """(mouth points, ENCODING)"""
+    few: LowRank | None = None
+    """the face's motion in less time; for these moving points, and None where they are others"""
 
     # --- voice: what a caller keeps of each audio frame ---
 
@@ -85,7 +88,8 @@ class Baked:
         """Moves the head on one core; other Python threads run meanwhile.
 
         codes (WINDOW, 2, CODE) of frames i - 4 to i + 3 (`voice.windows`); action_units (6,), see ACTION_UNITS.
-        `out`, from an earlier call, is written again. Equal to `reference` within rounding.
+        `out`, from an earlier call, is written again. Equal to `reference` within rounding, or with `few` to what it
+        was checked for.
         """
         from render.motion import kernel
 
@@ -95,7 +99,12 @@ class Baked:
         )
         packed = self._packed
         first = kernel.padded(drive.face, 64, 40)
-        kernel.face(packed.static, packed.driven, packed.gain, first, packed.second, packed.third, out.face)
+        if self.few is None:
+            kernel.face(packed.static, packed.driven, packed.gain, first, packed.second, packed.third, out.face)
+        else:
+            asked = np.empty((CHANNELS, len(self.few.asked)), np.float32)
+            kernel.face(packed.static, packed.driven, packed.gain, first, packed.second, packed.third, asked)
+            self.few.move(self.few.amounts(asked), out.face)
         up, down = self._still_heights
         rank = min(HOOK_RANK, len(self.moving) + len(self.still))
         highest = kernel.largest(out.face[1], np.float32(1), up, rank)
@@ -184,10 +193,11 @@ class Baked:
         from render.motion.kernel import blocks, padded
 
         folded = self._fold()
+        asked = slice(None) if self.few is None else self.few.asked
         return _Packed(
-            static=blocks(folded.static, 64),
-            driven=blocks(folded.driven, 40),
-            gain=blocks(self.gain, 3),
+            static=blocks(folded.static[asked], 64),
+            driven=blocks(folded.driven[asked], 40),
+            gain=blocks(self.gain[asked], 3),
             second=padded(self.face["sigma_net.net.1.weight"], 64, 64),
             third=padded(folded.third, 12, 64),
             mouth_static=blocks(folded.mouth_static, 32),
@@ -205,6 +215,8 @@ class Baked:
         named: dict[str, NDArray[np.generic]] = {f"face.{name}": array for name, array in self.face.items()}
         named |= {f"mouth.{name}": array for name, array in self.mouth.items()}
         named |= {name: getattr(self, name) for name in sorted(_CONSTANTS)}
+        if self.few is not None:
+            named |= {f"{PREFIX}{name}": array for name, array in self.few.arrays().items()}
         return {name: np.ascontiguousarray(array) for name, array in named.items()}
 
     @staticmethod
@@ -212,6 +224,8 @@ class Baked:
         """What `arrays` gave, checked. Raises ValueError with a sentence that names the tensor."""
         face, mouth = kept_shapes("face", feature), kept_shapes("mouth", feature)
         wanted = {f"face.{name}" for name in face} | {f"mouth.{name}" for name in mouth} | _CONSTANTS
+        few = {name.removeprefix(PREFIX): array for name, array in arrays.items() if name.startswith(PREFIX)}
+        arrays = {name: array for name, array in arrays.items() if not name.startswith(PREFIX)}
         if arrays.keys() != wanted:
             missing, strange = sorted(wanted - arrays.keys()), sorted(arrays.keys() - wanted)
             raise ValueError(f"baked motion: missing tensors {missing}, unknown tensors {strange}")
@@ -231,6 +245,7 @@ class Baked:
             still=still,
             rest=_floats(arrays, "rest", len(still), CHANNELS),
             mouth_encoding=_floats(arrays, "mouth_encoding", len(arrays["mouth_encoding"]), ENCODING),
+            few=LowRank.of_arrays(few, CHANNELS, len(moving)) if few else None,
         )
 
 
@@ -268,6 +283,7 @@ def settle(
         gain=baked.gain[moves],
         still=still[order],
         rest=np.concatenate([baked.rest, middle[~moves].astype(np.float32)])[order],
+        few=None,
     )
 
 

@@ -128,6 +128,32 @@ def mouth(
                 out[row, at + lane] = three[row, lane] * gain
 
 
+@njit(nogil=True, cache=True, fastmath={"contract"}, error_model="numpy")
+def add_shapes(mean: Floats, shapes: NDArray[np.int16], amounts: Floats, out: Floats) -> None:
+    """out (channels, points) = mean + the sum over k of amounts (K, channels) times shapes (channels, K, points)."""
+    channels, points = out.shape
+    count = amounts.shape[0]
+    for channel in range(channels):
+        row = out[channel]
+        row[:] = mean[channel]
+        for k in range(0, count - 3, 4):
+            a, b, c, d = (
+                amounts[k, channel],
+                amounts[k + 1, channel],
+                amounts[k + 2, channel],
+                amounts[k + 3, channel],
+            )
+            w, x, y, z = shapes[channel, k], shapes[channel, k + 1], shapes[channel, k + 2], shapes[channel, k + 3]
+            for n in range(points):
+                row[n] = (
+                    row[n] + a * np.float32(w[n]) + b * np.float32(x[n]) + c * np.float32(y[n]) + d * np.float32(z[n])
+                )
+        for k in range(count - count % 4, count):
+            a, w = amounts[k, channel], shapes[channel, k]
+            for n in range(points):
+                row[n] = row[n] + a * np.float32(w[n])
+
+
 @njit(nogil=True, cache=True, error_model="numpy")
 def largest(values: Floats, sign: np.float32, others: Floats, rank: int) -> np.float32:
     """The `rank`-th largest of sign * values and `others` together, ranks from 1."""

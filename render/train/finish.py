@@ -1,4 +1,4 @@
-"""From what was trained to an avatar: pruned, baked, with an idle loop, a poster and the background."""
+"""From what was trained to an avatar: baked and reduced, with an idle loop, a poster and the background."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -13,6 +13,7 @@ from render.motion.baked import CHANNELS, Baked, settle
 from render.person import Canvas, Expression, Person
 from render.train.dataset import FPS, Bytes, Dataset, Shot
 from render.train.head import EYE, FACE, HAIR, MOUTH, OTHER_EYE, Head
+from render.train.reduce import reduced
 
 Floats = NDArray[np.float32]
 
@@ -73,6 +74,7 @@ def finish(
     baked = _rigid(bake(motion, feature, face.xyz, mouth.xyz), head.counts[FACE])
     baked = settle(baked, face.scale, face.rotation, _drive(baked, features, data), STILL_M)
     avatar = replace(avatar, baked=baked.arrays())
+    avatar, _ = reduced(avatar)
     return replace(avatar, poster=poster(avatar, data))
 
 

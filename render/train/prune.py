@@ -2,7 +2,7 @@
 
 A Gaussian's weight in a pixel is its alpha times what shines through those in front of it. Whose largest weight, over
 many frames of speech and idle motion, stays small is dropped: a tenth of the Gaussians and of a frame's time, some
-55 dB from the picture that they were in. Nothing is trained again.
+55 dB from the picture that they were in. Nothing is trained again; `render.train.reduce` follows.
 """
 
 import argparse
@@ -33,6 +33,7 @@ from render.raster.project import (
     TILE_H,
     TILE_W,
 )
+from render.train.reduce import reduced
 from render.train.rehearsal import other_voices
 from server.core.errors import VisavisError
 
@@ -130,6 +131,7 @@ def pruned(avatar: Avatar, least: float = LEAST, frames: int = FRAMES) -> Avatar
         still=number[baked.still[rests]].astype(np.int32),
         rest=baked.rest[rests],
         mouth_encoding=baked.mouth_encoding[mouth],
+        few=None,
     )
     return replace(
         avatar,
@@ -154,7 +156,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     options = parser.parse_args(argv)
     try:
         before = load(options.avatar)
-        after = pruned(before, options.least)
+        after, _ = reduced(pruned(before, options.least))
         save(after, options.avatar)
     except VisavisError as error:
         print(error.message, file=sys.stderr)
