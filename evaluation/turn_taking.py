@@ -1,37 +1,42 @@
-"""How often turns are cut off and how long their ends are waited for: speech through the real ears, on virtual time.
+"""How often turns are cut off and how long their ends are waited for: spoken turns, real ears, and what they decide.
 
-    python -m evaluation.turn_taking          # 120 turns; JSON lines; the policies side by side
-    python -m evaluation.turn_taking --tune   # then tries thresholds on the other half of the turns
-    python -m evaluation.turn_taking --words known   # without pocketsphinx, which takes most of the time
+    python -m evaluation.turn_taking                # three sets of turns, the policies side by side
+    python -m evaluation.turn_taking judged         # only that which nobody tuned for
+    python -m evaluation.turn_taking --tune         # looks for better settings on the set `tuning`, judges them, too
+    python -m evaluation.turn_taking --words known  # what was said, instead of what pocketsphinx heard of it
+    python -m evaluation.turn_taking --cost         # the processor time that Silero and smart-turn take in a call
 
-flite says the turns on the spot, at several levels and over several noises: finished, broken off, with a pause of 0.3
-to 1.2 s inside (within a phrase, as people hesitate), and
-back-channels over a reply. They go frame by frame through the stages `hear`, `transcribe` and `converse`, webrtcvad,
-Silero, smart-turn and pocketsphinx, which compute here and answer after the fixed times below.
+Each turn (evaluation/spoken_turns.py) goes through webrtcvad, Silero, smart-turn and pocketsphinx once; what they say
+of it is kept in a folder (--cache). What a policy makes of that is replayed: the call's own voice gate, noise check
+and TurnTaker, on a clock of events. One replay takes milliseconds, so that settings can be tried by the hundred.
 A turn is cut off if it is committed before its last sound; if not, its delay lasts from there to its commit.
 """
 
 import argparse
+import hashlib
+import heapq
 import itertools
 import json
+import os
 import statistics
-import subprocess
 import sys
 import tempfile
-import wave
-from collections.abc import AsyncGenerator, AsyncIterator, Iterator
-from dataclasses import dataclass, field
-from functools import cache
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from functools import cached_property
 from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
 
 import anyio
 import msgspec
 import numpy as np
-from numpy.typing import NDArray
 
+from evaluation.spoken_turns import RECORDINGS, Turn, people, turns
 from server.asr.pocketsphinx_worker import CEPSTRAL_MEANS, Hearing, new_decoder
 from server.asr.wire import Ask
 from server.asr.wire import Audio as AsrAudio
+from server.core.endpointing import units
 from server.core.events import (
     AbandonTurn,
     CommitTurn,
@@ -39,347 +44,160 @@ from server.core.events import (
     DropReply,
     EndJudged,
     Event,
+    FinalHeard,
     OpenTurn,
     Order,
+    PartialHeard,
+    ProvisionalHeard,
     ReleaseReply,
     ReplyProgressed,
     ReplyRequested,
     ReplyStarted,
     TakeProvisional,
 )
-from server.core.media import MIC_FRAME_SAMPLES, MIC_RATE, MicFrame, Transcript
+from server.core.media import MIC_FRAME_BYTES, MIC_FRAME_SAMPLES, MIC_RATE
 from server.core.noise import NoiseCheck
-from server.core.protocols import VadSession
 from server.core.settings import TurnSettings
 from server.core.turns import TurnTaker
 from server.core.voicegate import VoiceGate, level_dbfs
-from server.stages.converse import converse
-from server.stages.hear import hear
-from server.stages.transcribe import PREROLL_S, Listening, Transcriber
-from server.vad.endpoint_wire import Judged
-from server.vad.endpoint_worker import Ear, Silero, SmartTurn
+from server.stages.transcribe import KEPT_FRAMES, PREROLL_S
+from server.vad.endpoint_worker import SHA256, Ear, Silero, SmartTurn
+from server.vad.smart_turn import SmartTurnSettings
 from server.vad.webrtc import WebrtcVad
 
-Pcm = NDArray[np.int16]
-Sound = NDArray[np.float32]
-
+FRAME_S = MIC_FRAME_SAMPLES / MIC_RATE
 # What the answers take on a machine that is not idle.
 ASR_S = 0.04
 SILERO_S = 0.03
 SMART_TURN_S = 0.1
-LEAD_S, TAIL_S = 1.2, 3.0  # of noise before and behind the words
-
-VOICES = ("slt", "rms", "awb", "kal16")
-PAUSES_S = (0.3, 0.45, 0.6, 0.75, 0.9, 1.05, 1.2)
-SPEECH_DBFS = (-18.0, -24.0, -30.0, -36.0)
-NOISES = (("quiet", -75.0), ("hiss", -52.0), ("hum", -46.0), ("fan", -48.0), ("keyboard", -45.0), ("voices", -58.0))
-
-FINISHED = (
-    "what time is it", "my name is arthur", "i would like to book a table for two people", "how old are you",
-    "thank you very much", "can you help me with my homework", "where is the nearest station",
-    "tell me a story about a small dragon", "no i have never been there", "what is the capital of france",
-    "i live in a little house by the sea", "how do you make pancakes", "yes please", "good morning",
-    "i am looking for a present for my brother", "turn the music down a little", "we arrived on tuesday evening",
-    "what did you have for breakfast", "the last bus leaves at eleven", "could you say that again please",
-    "that was the best film i have ever seen", "how much does the green one cost", "i do not like the cold",
-    "please remind me to call my mother",
-)  # fmt: skip
-PAUSED = (
-    "i would like to book a table for | two people",
-    "when i was in london i saw a | very old bridge",
-    "tomorrow morning i have to go to | the dentist",
-    "could you tell me how far it is | to the station",
-    "my sister and her husband | are coming for dinner on friday",
-    "first we went to the | museum by the river",
-    "if it rains this afternoon we | will stay at home and read",
-    "the thing that i like most about | this town is the market",
-    "i think we should | leave at seven",
-    "i wanted to ask you whether | the shop is open on sunday",
-    "please send the letter to my | office in the city",
-    "she said that the train was late because | of the snow",
-    "the first one is | smaller than the others",
-    "after the meeting with the doctor i | felt a lot better",
-    "i need two tickets for | the show and a program",
-    "it was the second | house on the right",
-    "you should think about it for | a moment",
-    "in my opinion the book is better than | the film",
-    "we have bread and butter and | some cheese from the farm",
-    "as far as i know nobody lives | there any more",
-    "my phone number is five five two | three seven one nine",
-    "he opened the | door and looked into the garden",
-    "on the way home from work i bought | some flowers",
-    "i would like to know if | there is a bank around here",
-)
-BACKCHANNELS = ("yeah", "okay", "uh huh", "mm hmm", "right", "i see", "really")
+PARTIAL_S = 0.2
+TEXT_FRAMES = 2  # the words are asked for every 40 ms
 
 
-@dataclass
-class Turn:
-    """One spoken turn, and what the models said of it, so that no policy makes them say it again."""
-
-    number: int
-    kind: str
-    """finished, paused, unfinished or backchannel"""
-    about: dict[str, object]
-    pcm: Pcm
-    first_s: float
-    """the beginning of its first word"""
-    last_s: float
-    """the end of its last word, from the beginning of `pcm`"""
-    known: list[tuple[float, str]]
-    """what has been said by when"""
-    windows: list[Judged] = field(default_factory=list)
-    """Silero's, all of them"""
-    opinions: dict[int, float] = field(default_factory=dict)
-    """smart-turn's: frames heard -> how likely it is finished"""
-    texts: dict[tuple[int, int], str] = field(default_factory=dict)
-    """pocketsphinx's: first frame and number of frames -> words"""
-
-    def words(self, now_s: float) -> str:
-        """What has been said by then, the words spread evenly over each part."""
-        began_s, before = self.first_s, ""
-        for end_s, text in self.known:
-            if now_s < end_s:
-                more = text.removeprefix(before).split()
-                share = max(0.0, (now_s - began_s) / max(end_s - began_s, 0.01))
-                return " ".join([*before.split(), *more[: int(share * len(more))]])
-            began_s, before = end_s, text
-        return before
-
-    def frames(self) -> list[bytes]:
-        count = self.pcm.size // MIC_FRAME_SAMPLES
-        return [row.tobytes() for row in self.pcm[: count * MIC_FRAME_SAMPLES].reshape(count, MIC_FRAME_SAMPLES)]
+# ---- what the models say ---------------------------------------------------------------------------
 
 
-# ---- the turns -------------------------------------------------------------------------------------
+class Heard(msgspec.Struct):
+    """All that was ever asked about one sound."""
+
+    quick: list[bool]
+    """webrtcvad's, of each frame"""
+    windows: list[tuple[int, int, float]]
+    """Silero's: first and last sample, probability of speech"""
+    opinions: dict[str, float] = {}
+    """smart-turn's: "first:last" sample -> how likely the turn is over"""
+    texts: dict[str, list[str]] = {}
+    """pocketsphinx's: first frame -> the words after each TEXT_FRAMES of it, up to a second behind the last word"""
 
 
-@cache
-def say(voice: str, text: str) -> Sound:
-    """(n,): as flite says it, without its silence at both ends; peak 1. Raises OSError if there is no flite."""
-    with tempfile.NamedTemporaryFile(suffix=".wav") as file:
-        subprocess.run(["flite", "-voice", voice, "-t", text, "-o", file.name], check=True, timeout=60)
-        with wave.open(file.name) as recording:
-            assert (recording.getframerate(), recording.getnchannels()) == (MIC_RATE, 1)
-            sound = np.frombuffer(recording.readframes(recording.getnframes()), np.int16).astype(np.float32)
-    sound /= np.abs(sound).max()
-    loud = np.flatnonzero(np.abs(sound) > 0.02)
-    return sound[max(0, loud[0] - 160) : loud[-1] + 160]
-
-
-@cache
-def phones(voice: str, text: str) -> list[float]:
-    """When each of its phones ends, in seconds from flite's first sample, silences left out."""
-    told = subprocess.run(
-        ["flite", "-voice", voice, "-t", text, "-psdur", "-o", "none"], check=True, timeout=60, capture_output=True
-    )
-    pairs = (phone.split(":") for phone in told.stdout.decode().split())
-    return [float(pair[-1]) for pair in pairs if pair[0] != "pau"]
-
-
-def split(voice: str, first: str, second: str) -> tuple[Sound, Sound]:
-    """One sentence in two, between two of its words: the melody of the first part does not know of the pause."""
-    whole = f"{first} {second}"
-    ends = phones(voice, whole)
-    sound = say(voice, whole)
-    # The times count from flite's own silence on, which `say` left out.
-    offset_s = sound.size / MIC_RATE - ends[-1]
-    cut = round((ends[len(phones(voice, first)) - 1] + offset_s) * MIC_RATE)
-    before, behind = sound[:cut].copy(), sound[cut:].copy()
-    ramp = np.linspace(1, 0, 160, dtype=np.float32)
-    before[-160:] *= ramp
-    behind[:160] *= ramp[::-1]
-    return before, behind
-
-
-def noise(kind: str, dbfs: float, samples: int, rng: np.random.Generator) -> Sound:
-    """(samples,) of that RMS level."""
-    white = rng.standard_normal(samples).astype(np.float32)
-    time = np.arange(samples) / MIC_RATE
-    if kind == "hum":
-        made = sum(np.sin(2 * np.pi * 50 * k * time) / k for k in (1, 2, 3, 5)) + 0.05 * white
-    elif kind == "fan":  # brown, and breathing slowly
-        made = np.cumsum(white)
-        made = made - np.convolve(made, np.ones(800) / 800, "same")
-        made = made * (1 + 0.3 * np.sin(2 * np.pi * 0.7 * time))
-    elif kind == "keyboard":
-        made = 0.02 * white
-        for at in rng.integers(0, max(1, samples - 400), max(1, samples // 4000)):
-            length = min(400, samples - at)
-            made[at : at + length] += rng.standard_normal(length) * np.exp(-np.arange(length) / 60)
-    elif kind == "voices":  # people far away: several at once, backwards
-        made = 0.02 * white
-        for i in range(4):
-            row = np.tile(say(VOICES[i % 4], FINISHED[(7 * i + int(rng.integers(20))) % len(FINISHED)])[::-1], 12)
-            made = made + np.roll(np.resize(row, samples), int(rng.integers(samples)))
-    else:
-        made = white
-    made = np.asarray(made, np.float32)
-    return np.asarray(made * 10 ** (dbfs / 20) / np.sqrt(np.mean(made**2)), np.float32)
-
-
-def turns(count: int, seed: int = 7) -> Iterator[Turn]:
-    """Nine of twenty with a pause, six finished, two broken off, three back-channels; always the same ones."""
-    rng = np.random.default_rng(seed)
-    kinds = (("paused",) * 9 + ("finished",) * 6 + ("unfinished",) * 2 + ("backchannel",) * 3) * (count // 20 + 1)
-    for number, kind in enumerate(rng.permutation(kinds)[:count].tolist()):
-        voice = VOICES[int(rng.integers(4))]
-        dbfs = SPEECH_DBFS[int(rng.integers(4))]
-        name, noise_dbfs = NOISES[int(rng.integers(len(NOISES)))]
-        noise_dbfs = min(noise_dbfs, dbfs - 15)
-        pause_s = 0.0
-        if kind in ("paused", "unfinished"):
-            first, second = PAUSED[int(rng.integers(len(PAUSED)))].split(" | ")
-            text = f"{first} {second}"
-            before, behind = split(voice, first, second)
-            parts = [(before.size / MIC_RATE, first)]
-            if kind == "unfinished":
-                text, speech = first, before
-            else:
-                pause_s = PAUSES_S[int(rng.integers(len(PAUSES_S)))]
-                speech = np.concatenate([before, np.zeros(round(pause_s * MIC_RATE), np.float32), behind])
-        else:
-            texts = FINISHED if kind == "finished" else BACKCHANNELS
-            text = texts[int(rng.integers(len(texts)))]
-            speech, parts = say(voice, text), []
-        if kind != "unfinished":
-            parts.append((speech.size / MIC_RATE, text))
-        lead = round((LEAD_S + (1.5 if kind == "backchannel" else 0.0)) * MIC_RATE) + int(rng.integers(320))
-        sound = np.zeros(lead + speech.size + round(TAIL_S * MIC_RATE), np.float32)
-        voiced = speech[np.abs(speech) > 0.02]
-        sound[lead : lead + speech.size] = speech * 10 ** (dbfs / 20) / np.sqrt(np.mean(voiced**2))
-        sound += noise(name, noise_dbfs, sound.size, rng)
-        about = {
-            "text": text,
-            "voice": voice,
-            "dbfs": dbfs,
-            "noise": name,
-            "noise_dbfs": noise_dbfs,
-            "pause_s": pause_s,
-        }
-        pcm = (sound.clip(-1, 1) * 32767).astype(np.int16)
-        known = [(lead / MIC_RATE + end_s - 0.05, words) for end_s, words in parts]
-        yield Turn(number, kind, about, pcm, lead / MIC_RATE, (lead + speech.size - 160) / MIC_RATE, known)
-
-
-# ---- the ears, on virtual time ---------------------------------------------------------------------
-
-
-class Listener:
-    """One call's pocketsphinx, in this process (server.core.protocols.AsrSession); without it, the known words."""
-
-    def __init__(self, turn: Turn, decoder: object | None, frames: list[bytes]) -> None:
-        self._turn = turn
-        self._decoder = decoder
-        self._all = frames
-        self._pushed: list[bytes] = []
-        self._hearing: Hearing | None = None
-        self._decoded = 0
-
-    async def push(self, pcm16k: bytes) -> None:
-        self._pushed.append(pcm16k)
-
-    async def partials(self) -> AsyncGenerator[Transcript, None]:
-        """A text every 0.2 s; its last word may yet become another."""
-        told = ""
-        while True:
-            await anyio.sleep(0.2)
-            text = self._words()
-            if text != told:
-                told = text
-                yield Transcript(text, len(text.rpartition(" ")[0]))
-
-    async def provisional(self) -> Transcript:
-        await anyio.sleep(ASR_S)
-        return Transcript(self._words())
-
-    async def commit(self) -> Transcript:
-        words = await self.provisional()
-        self._forget()
-        return Transcript(words.text, len(words.text), final=True)
-
-    async def drop(self) -> None:
-        self._forget()
-
-    async def aclose(self) -> None:
-        self._forget()
-
-    def _words(self) -> str:
-        """Of the utterance so far. Each begins with the model's own means: no turn hears better for another."""
-        if not self._pushed:
-            return ""
-        key = (self._all.index(self._pushed[0]), len(self._pushed))
-        if self._decoder is None:
-            now_s = sum(key) * MIC_FRAME_SAMPLES / MIC_RATE
-            return self._turn.words(now_s)
-        if key not in self._turn.texts:
-            if self._hearing is None:
-                self._decoder.set_cmn(CEPSTRAL_MEANS)  # type: ignore[attr-defined]
-                self._hearing, self._decoded = Hearing(self._decoder, 60.0), 0
-            self._hearing.hear(AsrAudio(1, b"".join(self._pushed[self._decoded :])))
-            self._decoded = len(self._pushed)
-            self._turn.texts[key] = self._hearing.answer(Ask(1, 1, end=False))[0]
-        return self._turn.texts[key]
-
-    def _forget(self) -> None:
-        if self._hearing is not None:
-            self._hearing.release()
-        self._hearing = None
-        self._pushed = []
-
-
-class VirtualEar:
-    """As SmartTurnSession, but the worker's part is done here, and told after the time that it takes there."""
-
-    def __init__(self, turn: Turn, vad: VadSession, models: "Models") -> None:
-        self._turn = turn
-        self._vad = vad
-        self._models = models
-        self._check = NoiseCheck()
-        self._heard = 0  # frames
-        self._told = 0  # windows
-        self._later: list[tuple[float, Judged]] = []
-
-    def process(self, pcm: bytes) -> bool:
-        self._heard += 1
-        at = self._heard * MIC_FRAME_SAMPLES
-        windows = self._turn.windows
-        while self._told < len(windows) and windows[self._told].end + SILERO_S * MIC_RATE <= at:
-            window = windows[self._told]
-            self._check.judged(window.start, window.end, window.speech)
-            self._told += 1
-        return self._check.confirm(self._vad.process(pcm), level_dbfs(pcm))
-
-    async def finished(self, seconds: float) -> float:
-        frames = self._heard
-        await anyio.sleep(SMART_TURN_S)
-        if frames not in self._turn.opinions:
-            end = frames * MIC_FRAME_SAMPLES
-            sound = self._turn.pcm[max(0, end - round(seconds * MIC_RATE)) : end]
-            self._turn.opinions[frames] = self._models.smart_turn.finished(sound)
-        return self._turn.opinions[frames]
-
-
-@dataclass
 class Models:
-    """Loaded once."""
+    """Loaded when something is asked that is not in the folder."""
 
-    smart_turn: SmartTurn
-    silero: Silero
-    vad: WebrtcVad
-    decoder: object | None
-    """None: the words are known"""
+    def __init__(self, folder: Path, listen: bool) -> None:
+        folder.mkdir(parents=True, exist_ok=True)
+        self._folder = folder
+        self.listen = listen
+        """whether pocketsphinx listens; if not, the words are known"""
 
-    @classmethod
-    def load(cls, listen: bool) -> "Models":
-        decoder = new_decoder() if listen else None
-        return cls(SmartTurn(), Silero(), WebrtcVad(2), decoder)
+    @cached_property
+    def smart_turn(self) -> SmartTurn:
+        return SmartTurn()
 
-    def judge(self, turn: Turn) -> Turn:
-        """With Silero's windows in it."""
-        ear = Ear(self.silero)
-        turn.windows = [w for i, f in enumerate(turn.frames()) for w in ear.hear(i * MIC_FRAME_SAMPLES, f)]
-        return turn
+    @cached_property
+    def silero(self) -> Silero:
+        return Silero()
+
+    @cached_property
+    def vad(self) -> WebrtcVad:
+        return WebrtcVad(2)
+
+    @cached_property
+    def decoder(self) -> Any:
+        return new_decoder()
+
+    def hear(self, turn: Turn) -> "Ears":
+        path = (
+            self._folder
+            / f"{hashlib.sha256(turn.pcm.tobytes() + ''.join(SHA256.values()).encode()).hexdigest()}.json"
+        )
+        if path.exists():
+            return Ears(turn, self, path, msgspec.json.decode(path.read_bytes(), type=Heard))
+        ear, vad = Ear(self.silero), self.vad.open()
+        windows = [w for i, f in enumerate(turn.frames()) for w in ear.hear(i * MIC_FRAME_SAMPLES, f)]
+        heard = Heard([vad.process(f) for f in turn.frames()], [(w.start, w.end, w.speech) for w in windows])
+        return Ears(turn, self, path, heard)
+
+
+class Ears:
+    """One turn's sound, and what is heard of it."""
+
+    def __init__(self, turn: Turn, models: Models, path: Path, heard: Heard) -> None:
+        self.turn = turn
+        self.heard = heard
+        self._models = models
+        self._path = path
+        self._voices: dict[float, list[tuple[float, Event]]] = {}
+        self._levels = [level_dbfs(frame) for frame in turn.frames()]
+        self._changed = not path.exists()
+
+    def keep(self) -> None:
+        if self._changed:
+            part = self._path.with_suffix(f".{os.getpid()}")
+            part.write_bytes(msgspec.json.encode(self.heard))
+            part.replace(self._path)
+            self._changed = False
+
+    def voices(self, noise_below: float) -> list[tuple[float, Event]]:
+        """When the voice started and stopped, and when that was told. 0: nobody asked Silero."""
+        if noise_below not in self._voices:
+            check, gate = NoiseCheck(noise_below=noise_below), VoiceGate()
+            told: list[tuple[float, Event]] = []
+            windows = iter(self.heard.windows if noise_below else ())
+            window = next(windows, None)
+            for i, (frame, quick) in enumerate(zip(self.turn.frames(), self.heard.quick, strict=True)):
+                at = (i + 1) * MIC_FRAME_SAMPLES
+                while window is not None and window[1] + SILERO_S * MIC_RATE <= at:
+                    check.judged(*window)
+                    window = next(windows, None)
+                end_s = (i + 1) * FRAME_S
+                told += [(end_s, e) for e in gate.feed(frame, check.confirm(quick, self._levels[i]), end_s)]
+            self._voices[noise_below] = told
+        return self._voices[noise_below]
+
+    def finished(self, now_s: float, seconds: float) -> float:
+        """smart-turn's opinion on the last so many seconds."""
+        last = int(now_s / FRAME_S + 1e-6) * MIC_FRAME_SAMPLES
+        first = max(0, last - round(seconds * MIC_RATE))
+        key = f"{first}:{last}"
+        if key not in self.heard.opinions:
+            self.heard.opinions[key] = self._models.smart_turn.finished(self.turn.pcm[first:last])
+            self._changed = True
+        return self.heard.opinions[key]
+
+    def words(self, first: int, now_s: float) -> str:
+        """Those from a frame on until now."""
+        if not self._models.listen:
+            return self.turn.words(now_s)
+        if str(first) not in self.heard.texts:
+            self.heard.texts[str(first)] = list(self._decode(first))
+            self._changed = True
+        texts = self.heard.texts[str(first)]
+        asked = (int(now_s / FRAME_S + 1e-6) - first) // TEXT_FRAMES
+        return texts[min(asked, len(texts)) - 1] if asked > 0 and texts else ""
+
+    def _decode(self, first: int) -> Iterator[str]:
+        """Each begins with the model's own means: no turn hears better for another."""
+        decoder = self._models.decoder
+        decoder.set_cmn(CEPSTRAL_MEANS)
+        hearing = Hearing(decoder, 60.0)
+        frames = self.turn.frames()
+        for i in range(first, min(len(frames), int((self.turn.last_s + 1.0) / FRAME_S)), TEXT_FRAMES):
+            hearing.hear(AsrAudio(1, b"".join(frames[i : i + TEXT_FRAMES])))
+            yield hearing.answer(Ask(1, 1, end=False))[0]
+        hearing.release()
+
+
+# ---- replaying -------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
@@ -388,7 +206,10 @@ class Policy:
 
     name: str
     settings: TurnSettings
+    noise_below: float = 0.0
+    """under this Silero calls it noise; 0: Silero is not there"""
     listens: bool = False
+    """whether smart-turn is there"""
 
 
 @dataclass(frozen=True)
@@ -399,75 +220,92 @@ class Outcome:
     committed_s: float | None = None
     """after its last word; negative: it was cut off; None: it was never committed"""
     reply_cut: bool = False
+    asked: tuple[tuple[float, str, float | None], ...] = ()
+    """in each pause that was long enough: seconds after the last word, the words, smart-turn's opinion"""
 
 
-async def play(turn: Turn, policy: Policy, models: Models) -> Outcome:
+class Replay:
     """One turn in a call of its own, up to its commit; over a reply, up to the end of the sound."""
-    start = anyio.current_time()
-    frames = turn.frames()
-    taker = TurnTaker(msgspec.structs.replace(policy.settings, guard_s=0.0), "en", start)
-    events_in, events = anyio.create_memory_object_stream[Event](256)
-    listening_in, listening = anyio.create_memory_object_stream[Listening](2000)
-    outcome = Outcome(turn.kind)
-    opened_s = start
-    vad: VadSession = models.vad.open()
-    ear = VirtualEar(turn, vad, models) if policy.listens else None
 
-    async def microphone() -> AsyncIterator[MicFrame]:
-        for i, frame in enumerate(frames):
-            await anyio.sleep_until(start + (i + 1) * MIC_FRAME_SAMPLES / MIC_RATE)
-            yield MicFrame(frame, anyio.current_time())
+    def __init__(self, ears: Ears, policy: Policy) -> None:
+        self._ears = ears
+        self._policy = policy
+        self._number = itertools.count()
+        self._due: list[tuple[float, int, Event]] = []
+        self._taker = TurnTaker(msgspec.structs.replace(policy.settings, guard_s=0.0), "en", 0.0)
+        self._free_from = 0  # first frame that belongs to no earlier utterance
+        self._first = 0
+        self._asked: list[tuple[float, str, float | None]] = []
+        self._outcome: Outcome | None = None
 
-    async def judge(listener: VirtualEar, order: TakeProvisional) -> None:
-        finished = await listener.finished(anyio.current_time() - opened_s + PREROLL_S)
-        events_in.send_nowait(EndJudged(order.turn, order.pause, finished))
+    def run(self) -> Outcome:
+        turn = self._ears.turn
+        for at, event in self._ears.voices(self._policy.noise_below):
+            self._tell(at, event)
+        if turn.kind == "backchannel":
+            self._tell(0.0, ReplyRequested("", say="a long story"))
+        end_s = len(self._ears.heard.quick) * FRAME_S
+        while self._outcome is None:
+            deadline = self._taker.deadline()
+            at = min(self._due[0][0] if self._due else end_s, end_s if deadline is None else deadline)
+            if at >= end_s:
+                break
+            if self._due and self._due[0][0] <= at:
+                orders = self._taker.handle(heapq.heappop(self._due)[2], at)
+            else:
+                orders = self._taker.tick(at)
+            for order in orders:
+                self._execute(order, at)
+        return self._outcome or Outcome(turn.kind, asked=tuple(self._asked))
 
-    async def reply(generation: int) -> None:
-        await anyio.sleep(0.05)
-        events_in.send_nowait(ReplyStarted(generation))
-        while True:
-            await anyio.sleep(1.0)
-            events_in.send_nowait(ReplyProgressed(generation))
+    def _tell(self, at: float, event: Event) -> None:
+        heapq.heappush(self._due, (at, next(self._number), event))
 
-    def execute(order: Order) -> None:
-        nonlocal outcome, opened_s
+    def _execute(self, order: Order, now: float) -> None:
+        turn = self._ears.turn
         match order:
-            case OpenTurn(_, at):
-                opened_s = at
-                listening_in.send_nowait(order)
-            case TakeProvisional():
-                listening_in.send_nowait(order)
-                if ear is not None:
-                    tasks.start_soon(judge, ear, order)
-            case AbandonTurn():
-                listening_in.send_nowait(order)
-            case CommitTurn():
+            case OpenTurn(number, at):
+                heard = int(now / FRAME_S + 1e-6)
+                self._first = max(self._free_from, heard - KEPT_FRAMES, int((at - PREROLL_S) / FRAME_S + 1e-6))
                 if turn.kind == "backchannel":
-                    listening_in.send_nowait(order)
+                    self._partials(number, now)
+            case TakeProvisional(number, pause, since):
+                text = self._ears.words(self._first, now)
+                self._tell(now + ASR_S, ProvisionalHeard(number, text))
+                opinion = None
+                if self._policy.listens:
+                    opinion = self._ears.finished(now, now - since + PREROLL_S)
+                    self._tell(now + SMART_TURN_S, EndJudged(number, pause, opinion))
+                self._asked.append((round(now - turn.last_s, 3), text, opinion))
+            case AbandonTurn():
+                self._close(now)
+            case CommitTurn(number):
+                if turn.kind == "backchannel":
+                    self._tell(now + ASR_S, FinalHeard(number, self._ears.words(self._first, now)))
+                    self._close(now)
                 else:
-                    outcome = Outcome(turn.kind, anyio.current_time() - start - turn.last_s)
-                    tasks.cancel_scope.cancel()
+                    self._outcome = Outcome(turn.kind, now - turn.last_s, asked=tuple(self._asked))
             case ReleaseReply(generation):
-                tasks.start_soon(reply, generation)
+                self._tell(now + 0.05, ReplyStarted(generation))
+                for second in range(1, 10):
+                    self._tell(now + 0.05 + second, ReplyProgressed(generation))
             case CutReply() | DropReply() if turn.kind == "backchannel":
-                outcome = Outcome(turn.kind, reply_cut=True)
-                tasks.cancel_scope.cancel()
+                self._outcome = Outcome(turn.kind, reply_cut=True)
             case _:
                 pass
 
-    listener = Listener(turn, models.decoder, frames)
-    transcriber = Transcriber(listener, events_in.send_nowait)
-    with events_in, events, listening_in, listening:
-        async with anyio.create_task_group() as tasks:
-            tasks.start_soon(transcriber.run, listening)
-            tasks.start_soon(transcriber.follow, lambda _turn, _heard: None)
-            tasks.start_soon(converse, events, taker, execute)
-            if turn.kind == "backchannel":
-                events_in.send_nowait(ReplyRequested("", say="a long story"))
-            await hear(microphone(), ear or vad, VoiceGate(), listening_in.send_nowait, events_in.send_nowait)
-            tasks.cancel_scope.cancel()
-        await listener.aclose()
-    return outcome
+    def _partials(self, number: int, now: float) -> None:
+        """A text every 0.2 s, to whom it may concern; its last word may yet become another."""
+        told = ""
+        for i in range(1, 20):
+            at = now + i * PARTIAL_S
+            text = self._ears.words(self._first, at)
+            if text != told:
+                told = text
+                self._tell(at, PartialHeard(number, text, units(text.rpartition(" ")[0])))
+
+    def _close(self, now: float) -> None:
+        self._free_from = int(now / FRAME_S + 1e-6)
 
 
 # ---- judging ---------------------------------------------------------------------------------------
@@ -477,8 +315,17 @@ POLICIES = (
     Policy("silence_500", msgspec.structs.replace(PLAIN, endpoint_s=0.5)),
     Policy("silence_800", msgspec.structs.replace(PLAIN, endpoint_s=0.8)),
     Policy("words", TurnSettings()),
-    Policy("words_and_voice", TurnSettings(), listens=True),
+    Policy("words_and_voice", TurnSettings(), noise_below=SmartTurnSettings().noise_below, listens=True),
 )
+# What is tried, one setting after the other, twice round. endpoint_s holds where nobody listens to the voice, too.
+TRIED: dict[str, tuple[float, ...]] = {
+    "finished_above": (0.5, 0.6, 0.7, 0.8, 0.9),
+    "unfinished_below": (0.1, 0.2, 0.3, 0.4, 0.45),
+    "endpoint_sure_s": (0.3, 0.35, 0.4),
+    "endpoint_patient_s": (1.0, 1.1, 1.2, 1.3, 1.4, 1.5),
+}
+CUT_OFF_S = 3.0
+"""delay that one would bear to be spared one cut-off; what is tuned is the mean over all turns"""
 
 
 def figures(outcomes: list[Outcome]) -> dict[str, object]:
@@ -491,6 +338,7 @@ def figures(outcomes: list[Outcome]) -> dict[str, object]:
         "cut_offs": len(ended) - len(delays),
         "never_ended": len(outcomes) - len(replies) - len(ended),
         "delay_median_s": round(statistics.median(delays), 3) if delays else None,
+        "delay_mean_s": round(statistics.mean(delays), 3) if delays else None,
         "delay_p90_s": round(delays[int(0.9 * (len(delays) - 1))], 3) if delays else None,
         "backchannels": len(replies),
         "replies_cut": sum(o.reply_cut for o in replies),
@@ -501,49 +349,99 @@ def figures(outcomes: list[Outcome]) -> dict[str, object]:
     return figure
 
 
-def candidates() -> Iterator[Policy]:
-    """Thresholds and silences around the defaults."""
-    grid = itertools.product((0.5, 0.6, 0.7, 0.8, 0.9), (0.1, 0.2, 0.3, 0.5), (0.5, 0.8), (0.3, 0.35))
-    for above, below, usual, sure in grid:
-        if below < above:
-            turns = TurnSettings(finished_above=above, unfinished_below=below, endpoint_s=usual, endpoint_sure_s=sure)
-            yield Policy(f"above {above} below {below} usual {usual} sure {sure}", turns, listens=True)
+def price(outcomes: list[Outcome]) -> float:
+    """Mean seconds of a turn; less is better."""
+    ends = [o.committed_s for o in outcomes if o.committed_s is not None]
+    return statistics.mean(CUT_OFF_S if end < 0 else end for end in ends)
 
 
-async def report(count: int, listen: bool, tune: bool, detail: bool, write: "Writer") -> None:
-    """Even turns are for tuning, odd ones for the report."""
-    models = Models.load(listen)
-    said: list[Turn] = []
-    outcomes: dict[str, list[Outcome]] = {policy.name: [] for policy in POLICIES}
-    for turn in turns(count):
-        said.append(models.judge(turn))
-        for policy in POLICIES:
-            outcomes[policy.name].append(await play(turn, policy, models))
-        if detail:
-            write(described(turn, {name: of[-1] for name, of in outcomes.items()}))
-    words = "pocketsphinx" if listen else "known"
-    for policy in POLICIES:
-        for half, first in (("tuning", 0), ("report", 1)):
-            write({"half": half, "policy": policy.name, "words": words, **figures(outcomes[policy.name][first::2])})
-    for policy in candidates() if tune else ():
-        tried = [await play(turn, policy, models) for turn in said[0::2]]
-        write({"half": "tuning", "policy": policy.name, "words": words, **figures(tried)})
+def tune(said: list[Ears], start: Policy, write: "Writer") -> Policy:
+    """The best settings for these turns, from the defaults on: each setting in its turn, the others as they are."""
+    turns_alone = [ears for ears in said if ears.turn.kind != "backchannel"]
+    best = start
+    for name, values in [*TRIED.items()] * 2:
+        tried = []
+        for value in values:
+            settings = msgspec.structs.replace(best.settings, **{name: value})
+            outcomes = [Replay(ears, replace(start, settings=settings)).run() for ears in turns_alone]
+            tried.append((price(outcomes), value != getattr(best.settings, name), settings))
+            write({"tried": name, "value": value, "price_s": round(tried[-1][0], 4), **figures(outcomes)})
+        best = replace(start, name="tuned", settings=min(tried, key=lambda trial: trial[:2])[2])
+    changed = {name: getattr(best.settings, name) for name in TRIED}
+    write({"tuned": changed, "default": {name: getattr(start.settings, name) for name in TRIED}})
+    return best
+
+
+def report(options: argparse.Namespace, write: "Writer") -> None:
+    models = Models(options.cache, options.words == "pocketsphinx")
+    policies: tuple[Policy, ...] = POLICIES
+    for name in options.sets:
+        asked = people() if name == "people" else turns(name, options.turns)
+        said = []
+        for turn in asked:
+            ears = models.hear(turn)
+            said.append(ears)
+            outcomes = {policy.name: Replay(ears, policy).run() for policy in policies}
+            ears.keep()
+            if options.detail:
+                write(described(turn, outcomes))
+        if options.tune and name == "tuning":
+            policies = (*POLICIES, tune(said, POLICIES[-1], write))
+        for policy in policies:
+            of = figures([Replay(ears, policy).run() for ears in said])
+            write({"set": name, "policy": policy.name, "words": options.words, **of})
+        for ears in said:
+            ears.keep()
 
 
 def described(turn: Turn, outcomes: dict[str, Outcome]) -> dict[str, object]:
     """One turn, with what was thought of it when, in seconds from its last word."""
-    frame_s = MIC_FRAME_SAMPLES / MIC_RATE
     return {
         "turn": turn.number,
         "kind": turn.kind,
         **turn.about,
-        "opinions": {f"{n * frame_s - turn.last_s:.2f}": round(p, 3) for n, p in sorted(turn.opinions.items())},
-        "texts": {f"{(at + n) * frame_s - turn.last_s:.2f}": text for (at, n), text in sorted(turn.texts.items())},
+        "pauses": next(reversed(outcomes.values())).asked,
         "committed_s": {
             name: None if o.committed_s is None else round(o.committed_s, 3) for name, o in outcomes.items()
         },
         "reply_cut": [name for name, o in outcomes.items() if o.reply_cut],
     }
+
+
+async def cost(write: "Writer") -> None:
+    """What the worker takes for a call in which somebody speaks all the time and pauses every five seconds."""
+    seconds = 60
+    said = next(turns("judged", 1))
+    pcm = np.resize(said.pcm, seconds * MIC_RATE).tobytes()
+    async with SmartTurnSettings(answer_s=1.0).load() as ends:
+        session = ends.open(WebrtcVad(2).open())
+        pid = ends.worker.pid
+        assert pid is not None
+        idle_s, opinion_s = processor_s(pid), 0.0
+        for i in range(0, len(pcm), MIC_FRAME_BYTES):
+            session.process(pcm[i : i + MIC_FRAME_BYTES])
+            if i % MIC_RATE == 0:  # every half second: what was sent has been heard by then
+                await session.finished(0.02)
+        silero_s = processor_s(pid) - idle_s
+        before_s, count = processor_s(pid), 12
+        for _ in range(count):
+            await session.finished(8.0)
+        opinion_s = (processor_s(pid) - before_s) / count
+        silero_s -= opinion_s * seconds * 2
+        await session.aclose()
+    write(
+        {
+            "silero_cpu_s_per_s": round(silero_s / seconds, 4),
+            "opinion_cpu_s": round(opinion_s, 4),
+            "cpu_s_per_s": round(silero_s / seconds + opinion_s / 5, 4),
+        }
+    )
+
+
+def processor_s(pid: int) -> float:
+    """Processor seconds that a process has taken so far."""
+    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
 class Writer:
@@ -556,23 +454,40 @@ class Writer:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--turns", type=int, default=120, help="how many turns; half of them are for tuning")
+    sets = ("tuning", "judged", "people")
+    parser.add_argument("sets", nargs="*", metavar="SET", help=f"{', '.join(sets)}; all of them if none is named")
+    parser.add_argument("--turns", type=int, default=240, help="how many turns of a set (default: %(default)s)")
     parser.add_argument(
         "--words", choices=("pocketsphinx", "known"), default="pocketsphinx", help="whose words the turns have"
     )
-    parser.add_argument("--tune", action="store_true", help="try thresholds on the tuning half")
+    parser.add_argument("--tune", action="store_true", help="look for the best settings on the tuning set")
     parser.add_argument("--detail", action="store_true", help="a line for each turn, too")
+    parser.add_argument("--cost", action="store_true", help="instead: the processor time that the worker takes")
+    parser.add_argument(
+        "--cache",
+        type=Path,
+        default=Path(tempfile.gettempdir()) / "visavis-turn-taking",
+        help="folder in which what the models said is kept (default: %(default)s)",
+    )
     options = parser.parse_args()
-    if options.turns < 4:
-        parser.error("--turns must be 4 or more")
+    options.sets = options.sets or list(sets)
+    if unknown := set(options.sets) - set(sets):
+        parser.error(f"there is no set {', '.join(sorted(unknown))}; there is {', '.join(sets)}")
+    if not 1 <= options.turns <= 240:
+        parser.error("--turns must be 1 to 240")
+    if options.tune and "tuning" not in options.sets:
+        parser.error("--tune needs the set tuning, too")
     if find_spec("onnxruntime") is None:
         parser.error("onnxruntime is not installed: pip install -e .[endpointing]")
-    listen = options.words == "pocketsphinx"
-    if listen and find_spec("pocketsphinx") is None:
+    if options.words == "pocketsphinx" and find_spec("pocketsphinx") is None:
         parser.error("pocketsphinx is not installed: pip install pocketsphinx, or --words known")
-    from tests.virtual_time import virtual_run  # the repository's, as all of this is its judge
-
-    virtual_run(report(options.turns, listen, options.tune, options.detail, Writer()))
+    if "people" in options.sets and not RECORDINGS.is_dir():
+        parser.error(f"{RECORDINGS} is not there: apt install pocketsphinx-testdata, or name the other sets")
+    if options.cost:
+        anyio.run(cost, Writer())
+    else:
+        options.sets.sort(key=sets.index)
+        report(options, Writer())
 
 
 if __name__ == "__main__":

@@ -26,7 +26,6 @@ from server.providers import (
     VadSettings,
 )
 from server.rtc.peer import RtcSettings
-from server.vad.smart_turn import SilenceSettings
 from server.vad.webrtc import WebrtcVadSettings
 
 ENVIRONMENT_PREFIX = "VISAVIS__"  # VISAVIS__LLM__API_KEY=... sets llm.api_key
@@ -100,7 +99,7 @@ class Config(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     ice: RtcSettings = RtcSettings()
     turns: TurnSettings = TurnSettings()
     vad: VadSettings = WebrtcVadSettings()
-    endpointing: EndpointingSettings = SilenceSettings()
+    endpointing: EndpointingSettings = Auto()
     asr: AsrSettings = Auto()
     llm: LlmSettings = Auto()
     tools: ToolSettings = ToolSettings()

@@ -138,7 +138,7 @@ class Conversation:
         self._reply: Reply | None = None
         self._turns: dict[int, str] = {}
         """turn -> the message that it will become"""
-        self._speech_end_s = self._soft_end_s = self._opened_s = 0.0
+        self._speech_end_s = self._soft_end_s = 0.0
         self._finished: Callable[[float], Awaitable[float | None]] | None = None
         self._attends = False
         self._caption = ""
@@ -363,7 +363,6 @@ class Conversation:
             case OpenTurn(turn, at):
                 kept = {t: item for t, item in self._turns.items() if t > turn - TURNS_KEPT}
                 self._turns = {**kept, turn: item_id()}
-                self._opened_s = at
                 self._listen(order)
                 self._tell(SpeechStarted(self._turns[turn], self._audio_ms(at)))
                 self._memory.rest()
@@ -402,7 +401,7 @@ class Conversation:
 
     async def _judge_end(self, finished: Callable[[float], Awaitable[float | None]], order: TakeProvisional) -> None:
         """Does this pause sound like the end of the turn?"""
-        opinion = await finished(anyio.current_time() - self._opened_s + PREROLL_S)
+        opinion = await finished(anyio.current_time() - order.since + PREROLL_S)
         if opinion is not None:
             self.happened(EndJudged(order.turn, order.pause, opinion))
 

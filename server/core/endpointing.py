@@ -3,6 +3,7 @@
 import re
 import unicodedata
 
+from server.core.sentence_ends import SHARES, USUAL
 from server.core.settings import TurnSettings
 
 # Scripts without spaces between words, counted by character: kana and Han with its extensions.
@@ -100,7 +101,12 @@ _COMPLETE = {
         """yes, yeah, yep, yup, no, nope, no way, okay, ok, sure, alright, all right, right, exactly, of course
         correct, wrong, true, false, fine, great, good, perfect, mm hm, mm hmm, mhm, uh huh, yes please
         no thanks, no thank you, yes i do, no i don't, yes i am, no i'm not, yes it is, no it isn't, i do
-        i don't, i am, i'm not, i think so, i don't think so, i don't know, not really, maybe, hello, hi, hey
+        i don't, i can, i can't, i will, i won't, i would, i wouldn't, i could, i couldn't, i should, i have
+        i haven't, i had, i might, i must, we can, we can't, we will, we have, you can, you can't, you should
+        yes i can
+        no i can't, yes i will, no i won't, yes i would, yes i have, no i haven't, yes we can, probably, probably not
+        almost, always, never, not always, i am, i'm not, i think so, i don't think so, i don't know
+        not really, maybe, hello, hi, hey
         hello there, hi there, good morning, good afternoon, good evening, good day, good night, goodbye
         good bye, bye, bye bye, see you, see you later, see you soon, see you tomorrow, take care
         have a nice day, thanks, thank you, thank you very much, thank you so much, thanks a lot, you're welcome
@@ -145,7 +151,19 @@ _QUESTION_WORDS = frozenset(
     ["what", "who", "whom", "whose", "which", "where", "when", "why", "how", "what's", "who's", "where's", "how's"]
 )
 # "what are you looking for", "do you know where she is": behind a question word these promise nothing.
-_STRANDED = _phrases("to, of, at, by, for, with, from, is, are, was, were, am")
+_STRANDED = _phrases(
+    """to, of, at, by, for, with, from, is, are, was, were, am, can, can't, could, find, get, going, got, had, have
+    keep, looking, make, need, take, took, went, will, would"""
+)
+# Last words of texts more often than of what is spoken: "come in", "thank".
+_PARTICLES = frozenset(["in", "under", "thank", "last", "almost", "always", "probably"])
+
+SELDOM = 0.02
+"""so few sentences end behind a word that it promises more"""
+COMPLETE = 0.32
+"""... behind what looks finished"""
+PAUSE_ODDS = 12.0
+SOUND_TRUST = 1 / 3
 
 
 def _kept(lists: dict[str, Phrases], language: str) -> tuple[Phrases, ...]:
@@ -206,6 +224,8 @@ def looks_unfinished(text: str, language: str) -> bool:
         return False
     if _ends_with(said, _kept(_CLOSED_ENDS, language)):
         return False
+    if said[-1] not in _PARTICLES and _share(said, language) <= SELDOM:
+        return True
     return _ends_with(said, _kept(_OPEN_ENDS, language))
 
 
@@ -219,35 +239,46 @@ def looks_finished(text: str, language: str) -> bool:
     return _is(said, _kept(_COMPLETE, language)) or _ends_with(said, _kept(_CLOSED_ENDS, language))
 
 
+def _share(said: tuple[str, ...], language: str) -> float:
+    """Of how many sentences these are the last words."""
+    english = said and re.split(r"[-_]", language.lower())[0] == "en"
+    return SHARES.get(said[-1], USUAL) if english else USUAL
+
+
+def ended(text: str, language: str, finished: float) -> float:
+    """How likely the turn is over by its words and by its sound, 0 to 1.
+
+    Bayes: the odds that any text ends here, times how much more often it ends at a pause, times what the sound says.
+    The last two were fitted (evaluation.turn_taking, set `tuning`): smart-turn is surer than it is right.
+    """
+    if looks_finished(text, language):
+        share = COMPLETE
+    else:
+        share = _share(tuple(normalise(text).split()), language)
+        share = min(share, SELDOM) if looks_unfinished(text, language) else share
+    sound = min(max(finished, 1e-4), 1 - 1e-4)
+    odds: float = PAUSE_ODDS * share / (1 - share) * (sound / (1 - sound)) ** SOUND_TRUST
+    return odds / (1 + odds)
+
+
 def silence_needed(text: str, language: str, settings: TurnSettings, finished: float | None = None) -> float:
     """Seconds of silence after these words that end the turn; never less than `soft_end_s`.
 
-    finished: how likely the person has finished by the sound of it, 0 to 1; None: nobody can tell. Where it
-    contradicts the words, neither is believed: an early answer interrupts, so what looks or sounds unfinished gets
-    `endpoint_max_s` if the other side says finished about an open end, and `endpoint_s` about a complete one.
+    finished: how likely the person has finished by the sound of it, 0 to 1; None: nobody can tell. Then the words
+    choose between three silences. Else words and sound together say how likely it is the end, and the likelier, the
+    shorter is the silence.
     """
-    if settings.endpoint_fixed:
-        return max(settings.endpoint_s, settings.soft_end_s)
     s = settings
-    usual = s.endpoint_s
-    longer, shorter = max(usual, s.endpoint_max_s), min(usual, s.endpoint_min_s)
-    sounds = (
-        0
-        if finished is None or not units(text)
-        else (finished >= s.finished_above) - (finished <= s.unfinished_below)
-    )
-    looks = -1 if looks_unfinished(text, language) else 1 if looks_finished(text, language) else 0
-    match looks, sounds:
-        case (-1, -1) | (0, -1):
-            seconds = max(longer, s.endpoint_patient_s)
-        case (-1, _):
-            seconds = longer
-        case (1, -1):
-            seconds = usual
-        case (_, 1):
-            seconds = min(shorter, s.endpoint_sure_s)
-        case (1, _):
-            seconds = shorter
-        case _:
-            seconds = usual
+    if s.endpoint_fixed:
+        return max(s.endpoint_s, s.soft_end_s)
+    if finished is not None and units(text):
+        doubt = (s.finished_above - ended(text, language, finished)) / (s.finished_above - s.unfinished_below)
+        sure, patient = s.endpoint_sure_s, max(s.endpoint_sure_s, s.endpoint_patient_s)
+        seconds = sure + (patient - sure) * min(max(doubt, 0.0), 1.0)
+    elif looks_unfinished(text, language):
+        seconds = max(s.endpoint_s, s.endpoint_max_s)
+    elif looks_finished(text, language):
+        seconds = min(s.endpoint_s, s.endpoint_min_s)
+    else:
+        seconds = s.endpoint_s
     return max(seconds, s.soft_end_s)

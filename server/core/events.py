@@ -189,6 +189,8 @@ class TakeProvisional:
     turn: int
     pause: int = 0
     """counts the pauses of the turn"""
+    since: float = 0.0
+    """beginning of the stretch of speech whose end this may be: behind the turn's last pause"""
 
 
 @dataclass(frozen=True, slots=True)

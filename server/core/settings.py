@@ -14,18 +14,18 @@ class TurnSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     """silence that ends a turn"""
     endpoint_min_s: float = 0.35
     """... when the words look finished"""
-    endpoint_max_s: float = 1.2
+    endpoint_max_s: float = 1.1
     """... when the words look unfinished"""
     endpoint_sure_s: float = 0.3
-    """... when the voice sounds finished, and the words do not look unfinished"""
-    endpoint_patient_s: float = 1.5
-    """... when the voice sounds unfinished, and the words do not look finished"""
+    """... with `endpointing`, instead of these three: when words and voice leave no doubt that it is over"""
+    endpoint_patient_s: float = 1.3
+    """... when words and voice leave no doubt that it is not; between these two in proportion"""
     endpoint_fixed: bool = False
     """whether words and sound are ignored and endpoint_s always holds"""
-    finished_above: float = 0.8
-    """the opinion on the sound, 0 to 1, from which on it sounds finished (smart-turn; see `endpointing`)"""
-    unfinished_below: float = 0.2
-    """... and up to which it sounds unfinished; what lies between changes nothing"""
+    finished_above: float = 0.7
+    """how likely it is over, 0 to 1, from which on there is no doubt"""
+    unfinished_below: float = 0.3
+    """... and up to which there is none that it is not"""
     overlap_s: float = 0.2
     """speech over the reply that pauses it, from its first voiced frame"""
     confirm_s: float = 0.5

@@ -41,6 +41,10 @@ from server.core.events import (
 )
 from server.core.settings import TurnSettings
 
+# Whether somebody has finished is heard in what was said since the last pause. Less than this, with the silence
+# behind it, is not enough to tell from: then the whole turn is listened to again.
+STRETCH_MIN_S = 0.7
+
 # Every change of state there is, and what brings it about. What is open in each state:
 #
 #   state      the person's turn   the reply
@@ -101,6 +105,8 @@ class _Turn:
     """when it stopped a reply"""
     pauses: int = 0
     """how many of its pauses were long enough to ask for its words"""
+    stretch_at: float = 0.0
+    """beginning of the voice behind the last of these"""
     silence_at: float | None = None
     """end of its last voice; None: the person is speaking. The rest is about this pause alone."""
     asked_at: float | None = None
@@ -279,6 +285,8 @@ class TurnTaker:
             case State.HEARING | State.PAUSED:
                 assert self._turn is not None
                 turn = self._turn
+                if turn.asked_at is not None:
+                    turn.stretch_at = at
                 turn.silence_at = turn.asked_at = turn.provisional = turn.finished = turn.endpoint_at = None
                 if self._state is State.HEARING and self._reply is not None:
                     self._end_reply("continued")
@@ -332,10 +340,12 @@ class TurnTaker:
     # ---- the person's words ------------------------------------------------------------------------
 
     def _take_provisional(self, now: float) -> None:
-        assert self._turn is not None
-        self._turn.asked_at = now
-        self._turn.pauses += 1
-        self._orders.append(TakeProvisional(self._turn.number, self._turn.pauses))
+        turn = self._turn
+        assert turn is not None
+        turn.asked_at = now
+        turn.pauses += 1
+        since = turn.stretch_at if now - turn.stretch_at >= STRETCH_MIN_S else turn.at
+        self._orders.append(TakeProvisional(turn.number, turn.pauses, max(since, turn.at)))
 
     def _partial_heard(self, number: int, text: str, stable_units: int, now: float) -> None:
         self._remember(number, text)

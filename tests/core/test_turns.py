@@ -132,7 +132,7 @@ CASES = [
         1.08 open 1 from 1.00
         1.08 -> hearing
         2.20 take 1
-        2.25 prepare #1 to 1 for 3.20: i would like a coffee and
+        2.25 prepare #1 to 1 for 3.10: i would like a coffee and
         3.08 drop #1 continued
         3.70 take 1
         3.75 prepare #2 to 1 for 4.00: i would like a coffee and a cake
@@ -150,7 +150,7 @@ CASES = [
         1.08 open 1 from 1.00
         1.08 -> hearing
         2.20 take 1
-        2.25 prepare #1 to 1 for 3.20: 我喜欢苹果和
+        2.25 prepare #1 to 1 for 3.10: 我喜欢苹果和
         3.08 drop #1 continued
         3.70 take 1
         3.75 prepare #2 to 1 for 3.85: 我喜欢苹果和香蕉你呢好吗
