@@ -301,7 +301,7 @@ def face_of_code(
     # Attention times code, then weights: the code may as well go into the weights, once for all points.
     heard = first[:, ENCODING:] * drive.reshape(-1, 1, drive.shape[-1])  # [F, H, CODE + 6]
     out = _layers(encoding @ first[:, :ENCODING].T, torch.cat([hears, sees], dim=-1), heard, second, third)
-    out = out.view(*frames, len(xyz), -1)
+    out = out.view(*frames, len(xyz), out.shape[-1])
     return FaceDeformation(
         xyz=out[..., :3] * METRES,
         rotation=out[..., 3:7],
@@ -324,7 +324,8 @@ def mouth_of_code(field: MouthField, xyz: Tensor, code: Tensor, move: Tensor, at
     """What `field` makes of codes (..., CODE), whoever gives them; on any device."""
     encoding, frames = encode(field, xyz, at), move.shape[:-1]
     drive = torch.cat([code, move], dim=-1).reshape(-1, CODE + 3)  # [F, CODE + 3]
-    out = _pushed(field.sigma_net, encoding, drive).view(*frames, len(xyz), -1)
+    out = _pushed(field.sigma_net, encoding, drive)
+    out = out.view(*frames, len(xyz), out.shape[-1])
     gate = _pushed(field.scaler_net, encoding, drive[:, CODE:]).view(*frames, len(xyz), 1)
     metres = out[..., :3] * out.new_tensor([SIDEWAYS, 1.0, SIDEWAYS]) * METRES
     return Mouth(metres * (2 * torch.sigmoid(gate)), out[..., 3:7])

@@ -159,3 +159,11 @@ def test_other_precision_is_the_modules_own() -> None:
     assert torch.autograd.gradcheck(
         lambda p: fast_face(field, p, window, action_units).xyz * 100, (xyz,), eps=1e-8, atol=1e-4
     )
+
+
+def test_no_points_are_moved_nowhere() -> None:
+    """As in a frame with closed lips, of which nothing can be said about the mouth."""
+    window, units, move = driven(2)
+    nobody = torch.zeros(0, 3)
+    assert fast_face(FaceField(MEL), nobody, window, units).xyz.shape == (2, 0, 3)
+    assert fast_mouth(MouthField(MEL), nobody, window, move).xyz.shape == (2, 0, 3)
