@@ -14,6 +14,8 @@ Half of the turns are answered on words that were asked for in the pause before 
 (provisional_to_llm); in the other half the recogniser has no words before the final ones. Beside it a process that
 does nothing else sends HTTP requests here: what a hop costs on this machine at that moment (idle_request). And the
 kernel tells how long the server waited for a core (server_waits): above 0.2 the machine was busy with other things.
+..._alone is the delay less the time that the server's loop waited for a core within it; what this process, in which
+the models are emulated, had to wait is still in it.
 """
 
 import asyncio
@@ -21,7 +23,7 @@ import json
 import os
 import sys
 import time
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -64,11 +66,25 @@ SOUND = tts.Answer((tts.Pause(SOUND_S), tts.Note(PCM), *tts.cut(tts.tone(1.0), 9
 """long enough for each clause: a shorter one would be taken for a failure and asked for anew"""
 
 
+class Notes(list[tuple[str, float]]):
+    """Moments, and how long the server had waited for a core by then."""
+
+    def __init__(self, waited: dict[float, float], pids: list[int]) -> None:
+        """waited: time.monotonic() -> seconds, filled here. pids: the server's, once it is known."""
+        super().__init__()
+        self._waited = waited
+        self._pids = pids
+
+    def append(self, note: tuple[str, float]) -> None:
+        super().append(note)
+        self._waited[note[1]] = sum(_scheduled(pid)[1] for pid in self._pids)
+
+
 class Recogniser:
     """OpenAI's transcription route."""
 
-    def __init__(self) -> None:
-        self.notes: list[tuple[str, float]] = []
+    def __init__(self, notes: list[tuple[str, float]]) -> None:
+        self.notes = notes
         """when the words of an answer went out; an answer without words is none"""
         self.sentence = 0
         self.hasty = False
@@ -141,8 +157,13 @@ def gather(
                 turn.moments.setdefault(name, moment)
 
 
-def delays(turns: Sequence[Turn], lead_ms: float) -> dict[str, list[float]]:
-    """Figure -> milliseconds, one for each turn in which both ends were seen."""
+def delays(
+    turns: Sequence[Turn], lead_ms: float, waited: Mapping[float, float] | None = None
+) -> dict[str, list[float]]:
+    """Figure -> milliseconds, one for each turn in which both ends were seen.
+
+    waited: seconds at each moment; only delays between two of these are found then, less what was waited in them.
+    """
     found: dict[str, list[float]] = {
         "asr_to_llm": [], "provisional_to_llm": [], "clause_to_tts": [], "pcm_to_timeline": [], "pcm_to_packet": []
     }  # fmt: skip
@@ -153,19 +174,25 @@ def delays(turns: Sequence[Turn], lead_ms: float) -> dict[str, list[float]]:
             ("pcm_to_timeline", f"tts {PCM}", "placed", 0.0),
             ("pcm_to_packet", f"tts {PCM}", "packet", lead_ms),
         ):
-            if start in turn.moments and end in turn.moments:
-                found[figure].append((turn.moments[end] - turn.moments[start]) * 1000 - less_ms)
+            if start not in turn.moments or end not in turn.moments:
+                continue
+            first, last = turn.moments[start], turn.moments[end]
+            if waited is None:
+                found[figure].append((last - first) * 1000 - less_ms)
+            elif first in waited and last in waited:
+                found[figure].append((last - first - (waited[last] - waited[first])) * 1000 - less_ms)
     return found
 
 
 async def measure(count: int = TURNS, settings: Sequence[str] = ()) -> None:
     """Print the figures of `count` turns."""
-    recogniser, idle = Recogniser(), list[float]()
+    waited, pids, idle = dict[float, float](), list[int](), list[float]()
+    recogniser = Recogniser(Notes(waited, pids))
     answers = [reply(REPLIES[i // 2 % len(REPLIES)]) for i in range(count + WARM_TURNS)]
     async with (
         recogniser.listening(idle) as port,
-        llm.llm_server(*answers) as model,
-        tts.speech_server(SOUND, saved=["narrator"]) as voice,
+        llm.llm_server(*answers, notes=Notes(waited, pids)) as model,
+        tts.speech_server(SOUND, saved=["narrator"], notes=Notes(waited, pids)) as voice,
         running(
             *("asr.type=transcriptions", f"asr.base_url=http://127.0.0.1:{port}/v1"),
             *("llm.type=openai", f"llm.base_url={model.base_url}", "llm.model=fake-model"),
@@ -174,6 +201,7 @@ async def measure(count: int = TURNS, settings: Sequence[str] = ()) -> None:
         ) as server,
         _idling(f"http://127.0.0.1:{port}/idle"),
     ):
+        pids.append(server.pid)
         before = _scheduled(server.pid)
         turns, packets, marks = await _talk(server, recogniser, count + WARM_TURNS)
         after = _scheduled(server.pid)
@@ -183,6 +211,9 @@ async def measure(count: int = TURNS, settings: Sequence[str] = ()) -> None:
     value("speech.server_waits", "s for a core / s of work", (after[1] - before[1]) / max(after[0] - before[0], 1e-9))
     for figure, milliseconds in found.items():
         spread(f"speech.{figure}_ms", "ms", milliseconds)
+    for figure, milliseconds in delays(turns[WARM_TURNS:], LEAD_MS, waited).items():
+        if milliseconds:
+            spread(f"speech.{figure}_alone_ms", "ms", milliseconds)
     for figure in ("asr_to_llm", "clause_to_tts"):
         if found[figure] and idle:
             ratio = percentile(found[figure], 0.5) / percentile(idle, 0.5)

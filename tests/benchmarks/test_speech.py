@@ -119,3 +119,8 @@ def test_moments_are_put_into_their_turns() -> None:
         "pcm_to_timeline": [4.0, 6.0],
         "pcm_to_packet": [20.0, 15.0],
     }
+    waited = {11.0: 1.0, 11.004: 1.001, 21.0: 2.0, 21.010: 2.004, 31.0: 4.0}
+    alone = delays(turns, 40.0, waited)
+    assert [round(one, 3) for one in alone["asr_to_llm"]] == [6.0]
+    assert [round(one, 3) for one in alone["provisional_to_llm"]] == [3.0]
+    assert alone["pcm_to_timeline"] == []
