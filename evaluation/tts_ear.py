@@ -1,12 +1,13 @@
 """Who listens for tts_check: a recogniser that knows the sentence and hears what departs from it, or any other."""
 
-import os
 import re
 import subprocess
+import tempfile
 import unicodedata
-from collections.abc import Iterable, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from pathlib import Path
+from typing import TYPE_CHECKING, Protocol
 
 import anyio
 import anyio.to_thread
@@ -17,6 +18,9 @@ from server.core.errors import VisavisError
 from server.core.media import MIC_FRAME_BYTES, MIC_RATE, SAMPLE_BYTES
 from server.core.protocols import Asr
 from tts.scripts import primary
+
+if TYPE_CHECKING:
+    from pocketsphinx import Decoder
 
 Sound = NDArray[np.float32]  # (samples,) at MIC_RATE, -1 to 1
 
@@ -120,25 +124,11 @@ class AlignedEar:
     def __init__(self) -> None:
         """Raises EarError if pocketsphinx is not installed."""
         try:
-            from pocketsphinx import Config, Decoder, get_model_path
+            from pocketsphinx import get_model_path
         except ImportError:
             raise EarError("pocketsphinx is not installed: pip install -e .[pocketsphinx]") from None
-        model = os.path.join(get_model_path(), "en-us")
-        self._decoder = Decoder(
-            Config(
-                hmm=os.path.join(model, "en-us"),
-                dict=os.path.join(model, "cmudict-en-us.dict"),
-                lm=None,
-                loglevel="FATAL",
-                cmn="batch",
-                bestpath=False,
-                beam=1e-30,
-                pbeam=1e-30,
-                wbeam=1e-20,
-            )
-        )
-        for phone in PHONES:
-            self._add(f"~{phone}", [phone])
+        self._model = Path(get_model_path(), "en-us")
+        self._known = dictionary(self._model / "cmudict-en-us.dict")
 
     async def hear(self, sound: Sound, text: str, language: str = "en") -> Hearing:
         return await anyio.to_thread.run_sync(self.listen, sound, text)
@@ -148,53 +138,88 @@ class AlignedEar:
         expected = words(text)
         if not expected or len(text) > TEXT_LIMIT or len(sound) > SOUND_LIMIT_S * MIC_RATE:
             raise EarError(f"A sentence must have words, {TEXT_LIMIT} characters and {SOUND_LIMIT_S:.0f} s at most.")
+        spellings = [self._spellings(word) for word in expected]
+        transitions, pieces = _grammar(expected, spellings)
+        decoder = self._decoder(dict(zip(expected, spellings, strict=True)) | pieces)
         count = len(expected)
-        grammar = self._decoder.create_fsg("sentence", count + 1, count + 2, self._transitions(expected))
-        self._decoder.add_fsg("sentence", grammar)
-        self._decoder.activate_search("sentence")
+        decoder.add_fsg("sentence", decoder.create_fsg("sentence", count + 1, count + 2, transitions))
+        decoder.activate_search("sentence")
         noise = np.random.default_rng(0).uniform(-DITHER, DITHER, len(sound))
-        self._decoder.start_utt()
-        self._decoder.process_raw((np.clip(sound + noise, -1, 1) * 32767).astype("<i2").tobytes(), False, True)
-        self._decoder.end_utt()
-        path = [(s.word, s.start_frame, s.end_frame + 1) for s in self._decoder.seg() or ()]
-        return _judged(path, [self._spellings(word) for word in expected], expected, sound)
-
-    def _transitions(self, expected: Sequence[str]) -> list[tuple[int, int, float, str] | tuple[int, int, float]]:
-        """The grammar: state k lies before word k. Words that lost sounds stand at the very beginning or end only."""
-        count = len(expected)
-        start, end = count + 1, count + 2
-        found: list[tuple[int, int, float, str] | tuple[int, int, float]] = [(start, 0, 1.0), (count, end, 1.0)]
-        for k, word in enumerate(expected):
-            found += [(k, k + 1, 1.0, word), (k, k + 1, SKIPPED)]
-            spellings = self._spellings(word)
-            for v, phones in enumerate(spellings):
-                for lost in range(1, len(phones)):
-                    head, tail = phones[lost:], phones[:-lost]
-                    # Who lost the whole first word may have lost a part of the second.
-                    if k < 2 and head not in spellings:
-                        name = self._add(f"{word}<{v}.{lost}", head)
-                        cost = WEAK_HEADLESS if lost == 1 and phones[0] in WEAK else HEADLESS
-                        found.append((start, k + 1, cost * SKIPPED**k, name))
-                    if k >= count - 2 and tail not in spellings:
-                        name = self._add(f"{word}>{v}.{lost}", tail)
-                        found.append((k, end, TAILLESS * SKIPPED ** (count - 1 - k), name))
-        found += [(k, k, OTHER, f"~{phone}") for k in range(count + 1) for phone in PHONES]
-        return found
+        decoder.start_utt()
+        decoder.process_raw((np.clip(sound + noise, -1, 1) * 32767).astype("<i2").tobytes(), False, True)
+        decoder.end_utt()
+        path = [(s.word, s.start_frame, s.end_frame + 1) for s in decoder.seg() or ()]
+        return _judged(path, spellings, expected, sound)
 
     def _spellings(self, word: str) -> list[list[str]]:
         """How the word may be said. Words that the dictionary lacks, figures too, are spelled by flite."""
-        found: list[list[str]] = []
-        while (known := self._decoder.lookup_word(word + (f"({len(found) + 1})" if found else ""))) is not None:
-            found.append(known.split())
-        if not found:
-            found = [by_flite(word)]
-            self._add(word, found[0])
-        return found
+        if word not in self._known:
+            self._known[word] = [by_flite(word)]
+        return self._known[word]
 
-    def _add(self, name: str, phones: Iterable[str]) -> str:
-        if self._decoder.lookup_word(name) is None:
-            self._decoder.add_word(name, " ".join(phones), False)
-        return name
+    def _decoder(self, spellings: Mapping[str, Sequence[Sequence[str]]]) -> "Decoder":
+        """A new one (a twentieth of a second) that knows these words and each phone by itself: a used one hears a
+        little differently after each sentence."""
+        from pocketsphinx import Config, Decoder
+
+        lines = [f"~{phone} {phone}" for phone in PHONES]
+        for word, several in spellings.items():
+            lines += [f"{word}{f'({k + 1})' if k else ''} {' '.join(phones)}" for k, phones in enumerate(several)]
+        with tempfile.NamedTemporaryFile("w", suffix=".dict", encoding="utf-8") as file:
+            file.write("\n".join(lines) + "\n")
+            file.flush()
+            return Decoder(
+                Config(
+                    hmm=str(self._model / "en-us"),
+                    dict=file.name,
+                    lm=None,
+                    loglevel="FATAL",
+                    cmn="batch",
+                    bestpath=False,
+                    beam=1e-30,
+                    pbeam=1e-30,
+                    wbeam=1e-20,
+                )
+            )
+
+
+def dictionary(file: Path) -> dict[str, list[list[str]]]:
+    """CMU's: a word -> how it may be said."""
+    found: dict[str, list[list[str]]] = {}
+    for line in file.read_text("utf-8").splitlines():
+        word, *phones = line.split()
+        found.setdefault(word.partition("(")[0], []).append(phones)
+    return found
+
+
+Transition = tuple[int, int, float, str] | tuple[int, int, float]
+"""from state, to state, probability, word"""
+
+
+def _grammar(
+    expected: Sequence[str], spellings: Sequence[Sequence[Sequence[str]]]
+) -> tuple[list[Transition], dict[str, list[list[str]]]]:
+    """State k lies before word k. Words that lost sounds stand at the very beginning or end only: `word<v.n` is its
+    spelling v without the first n phones, `word>v.n` without the last. Returns how those are said, too."""
+    count = len(expected)
+    start, end = count + 1, count + 2
+    found: list[Transition] = [(start, 0, 1.0), (count, end, 1.0)]
+    pieces: dict[str, list[list[str]]] = {}
+    for k, word in enumerate(expected):
+        found += [(k, k + 1, 1.0, word), (k, k + 1, SKIPPED)]
+        for v, phones in enumerate(spellings[k]):
+            for lost in range(1, len(phones)):
+                head, tail = list(phones[lost:]), list(phones[:-lost])
+                # Who lost the whole first word may have lost a part of the second.
+                if k < 2 and head not in spellings[k]:
+                    pieces[f"{word}<{v}.{lost}"] = [head]
+                    cost = WEAK_HEADLESS if lost == 1 and phones[0] in WEAK else HEADLESS
+                    found.append((start, k + 1, cost * SKIPPED**k, f"{word}<{v}.{lost}"))
+                if k >= count - 2 and tail not in spellings[k]:
+                    pieces[f"{word}>{v}.{lost}"] = [tail]
+                    found.append((k, end, TAILLESS * SKIPPED ** (count - 1 - k), f"{word}>{v}.{lost}"))
+    found += [(k, k, OTHER, f"~{phone}") for k in range(count + 1) for phone in PHONES]
+    return found, pieces
 
 
 def words(text: str) -> list[str]:
