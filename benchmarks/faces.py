@@ -28,7 +28,7 @@ from render.encode import Encoder
 from render.features import MODEL
 from render.instag import AVATARS, InstagPainter
 from render.motion.bake import bake
-from render.person import Person
+from render.person import Canvas, Person
 from render.raster import cpu
 from render.score import Score
 from server.core.media import FRAME_SAMPLES, MEDIA_RATE, VIDEO_FPS
@@ -107,13 +107,20 @@ def _png(rgb: NDArray[np.uint8]) -> bytes:
     return bytes(data.tobytes())
 
 
+def canvas_of(painter: InstagPainter) -> Canvas:
+    """What it paints on, here always this process's own."""
+    canvas = painter._canvas
+    assert isinstance(canvas, Canvas)
+    return canvas
+
+
 class Watch:
     """CPU milliseconds of this thread by step, over the frames of one painter."""
 
     def __init__(self, painter: InstagPainter) -> None:
         self.steps: dict[str, list[float]] = {name: [] for name in ("audio", "motion", "raster", "output")}
         self._painter = painter
-        self._canvas = painter._canvas
+        self._canvas = canvas_of(painter)
         self._blank = cpu.Rasteriser(painter._person.cloud, self._canvas.width, self._canvas.height)
         self._blank.offsets[:] = 0
 
@@ -235,20 +242,43 @@ def against_torch(person: Person, name: str, ours_ms: float) -> None:
         )
     ]
     painter, _ = painted(person, 512, 60)
+    canvas = canvas_of(painter)
     taken = []
     for index in range(25, 45):
         _, expression = painter.frame(index)
         began = time.thread_time()
         with torch.no_grad():
             head(*tensors)
-        painter._canvas.arrange(expression)
-        painter._canvas._rasteriser.i420(painter._canvas._background(-1))
+        canvas.arrange(expression)
+        canvas._rasteriser.i420(canvas._background(-1))
         taken.append(1000 * (time.thread_time() - began))
     figures.spread(f"render.torch_ms.{name}_512", "CPU ms", taken[3:])
     figures.value(f"render.times_torch.{name}_512", "ratio", figures.percentile(taken[3:], 0.5) / ours_ms)
 
 
-def film(person: Person, name: str) -> None:
+def against_nets(person: Person, name: str) -> None:
+    """The face's motion as few shapes, where the avatar has them, against all of its nets, in turns."""
+    few = person.baked
+    if few.few is None:
+        print(json.dumps({"name": f"render.motion_few.{name}", "note": "the avatar has none"}))
+        return
+    nets = dataclasses.replace(few, few=None)
+    painter, _ = painted(person, 512, 60)
+    taken: tuple[list[float], list[float]] = ([], [])
+    for index in range(25, 85):
+        codes, expression = painter.frame(index)
+        for baked, times in zip((few, nets), taken, strict=True):
+            began = time.thread_time()
+            baked.frame(codes, expression.action_units)
+            times.append(1000 * (time.thread_time() - began))
+    ours, theirs = (figures.percentile(times[5:], 0.5) for times in taken)
+    figures.value(f"render.motion_few.{name}", "of the nets' time", ours / theirs)
+    figures.value(f"render.motion_few.{name}.shapes", "shapes", len(few.few.steps))
+    figures.value(f"render.motion_few.{name}.held_out", "dB, worst frame", few.few.decibels)
+
+
+def film(person: Person, name: str) -> float:
+    """Prints how much faster than it plays a film is made, and returns it."""
     with tempfile.TemporaryDirectory() as folder:
         recording = Path(folder) / "voice.wav"
         with wave.open(str(recording), "wb") as file:
@@ -259,10 +289,12 @@ def film(person: Person, name: str) -> None:
         wall, used = time.perf_counter() - began, time.process_time() - cpu_began
     figures.value(f"render.synthesize_x.{name}", "s of film per s", made / VIDEO_FPS / wall)
     figures.value(f"render.synthesize_x.{name}.cpu", "s of film per CPU s", made / VIDEO_FPS / used)
+    return made / VIDEO_FPS / wall
 
 
 def measure(seconds: float, avatars: Path = AVATARS) -> None:
     """Prints everything."""
+    films: list[float] = []
     for name in PEOPLE:
         if not (avatars / name / "manifest.json").is_file():
             print(json.dumps({"name": f"render.frame_ms.{name}", "note": f"not measured: no {name} in {avatars}"}))
@@ -279,7 +311,10 @@ def measure(seconds: float, avatars: Path = AVATARS) -> None:
         ours = [frames(person, name, side, seconds) for side in SIDES]
         beside(person, name, 512)
         against_torch(person, name, ours[0])
-        film(person, name)
+        against_nets(person, name)
+        films.append(film(person, name))
+    if films:
+        figures.value("render.synthesize_x", "s of film per s, the slowest person", min(films))
     for n in (20_000, 40_000, 60_000):
         person = Person(synthetic(n))
         person.warm()

@@ -13,11 +13,15 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+# As the render worker has it (render/remote.py); read when numpy is imported. More threads would wait in loops.
+os.environ.update({"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"})
+
 import numpy as np
 
 from benchmarks import faces, figures, heads
 from render.instag import AVATARS
 from render.raster import backward, cpu
+from render.raster.project import DELTAS
 
 SIZES = (512, 256)
 COUNTS = (20_000, 40_000, 60_000)
@@ -37,11 +41,24 @@ def timed(work: Callable[[int], None], seconds: float) -> list[float]:
     return out
 
 
+def yardstick() -> None:
+    """What this machine does just now with work that never changes: other figures of a run may be divided by it."""
+    numbers = np.random.default_rng(0).normal(size=200_000).astype(np.float32)
+    square = numbers[: 256 * 256].reshape(256, 256)
+
+    def work(_: int) -> None:
+        np.sort(numbers)
+        for _ in range(8):
+            square @ square
+
+    figures.spread("machine.yardstick", "CPU ms", timed(work, 1.0))
+
+
 def frames(n: int, size: int, seconds: float) -> None:
     cloud = cpu.Cloud(heads.head(n), moving=int(MOVING * n))
     rasteriser, background = cpu.Rasteriser(cloud, size, size), cpu.Background(heads.background(size))
     cameras = [heads.camera(k, size) for k in range(100)]
-    deltas = (1e-3 * np.random.default_rng(0).normal(size=(4, cpu.DELTAS, cloud.moving))).astype(np.float32)
+    deltas = (1e-3 * np.random.default_rng(0).normal(size=(4, DELTAS, cloud.moving))).astype(np.float32)
     out = np.empty((size * 3 // 2, size), np.uint8)
     arranged: list[float] = []
 
@@ -96,8 +113,10 @@ def main() -> None:
     began = time.process_time()
     cpu.warm()
     figures.value("render.raster.warm", "CPU s", time.process_time() - began)
+    yardstick()
     if given.only != "raster":
         faces.measure(seconds, given.avatars)
+        yardstick()
     if given.only == "faces":
         return
     for size in SIZES:
