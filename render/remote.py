@@ -65,13 +65,15 @@ class InstagSettings(_Settings, frozen=True, kw_only=True, tag_field="type", tag
         if self.device not in ("cpu", "cuda") and not self.device.removeprefix("cuda:").isdigit():
             raise ValueError("device must be cpu, cuda or cuda:N")
 
-    def load(self) -> AbstractAsyncContextManager["RemoteEngine"]:
+    def load(self, memory_gib: float = 0.0) -> AbstractAsyncContextManager["RemoteEngine"]:
+        """memory_gib: of the GPU, at most; 0: no limit."""
         more = [part for path in self.avatars for part in ("--avatars", path)]
         more += ["--side", str(self.side)] + (["--background", self.background] if self.background else [])
         more += ["--extractors", self.extractors] if self.extractors else []
         if self.device == "cpu":
             return _load("instag", self.bitrate, self.lead_ms, more, COMPILED_S)
-        return _load("instag", self.bitrate, self.lead_ms, [*more, "--device", self.device], GPU_COMPILED_S)
+        more += ["--device", self.device, "--memory-gib", str(memory_gib)]
+        return _load("instag", self.bitrate, self.lead_ms, more, GPU_COMPILED_S)
 
 
 class StillSettings(_Settings, frozen=True, kw_only=True, tag_field="type", tag="still"):

@@ -30,6 +30,7 @@ from render.wire import Attend, Cut, Face, Frame, Key, Open, Push, Request
 from server.core.errors import VisavisError
 from server.core.media import FRAME_SAMPLES, VIDEO_FPS
 from server.workers.channel import End, Failed, Hello, Refused, WorkerEnd
+from server.workers.gpu import keep_to
 from server.workers.process import ignore_interrupts
 
 if TYPE_CHECKING:
@@ -93,6 +94,8 @@ class Look:
     """where the weights of others' audio features are"""
     device: str = "cpu"
     """what paints: `cpu`, or `cuda`, `cuda:1` ..."""
+    memory_gib: float = 0.0
+    """of that GPU, at most; 0: no limit"""
 
 
 def stills(look: Look) -> Gallery:
@@ -125,7 +128,7 @@ def instags(look: Look) -> Gallery:
         why = " ".join(notes) or f"there are none in {', '.join(map(str, [instag.AVATARS, *look.avatars]))}"
         raise FileNotFoundError(f"no avatar can be shown: {why}")
 
-    on_gpu = _on_gpu(look.device, notes)
+    on_gpu = _on_gpu(look.device, notes, look.memory_gib)
 
     def painter(person: Person, score: Score, seed: int, alpha: bool) -> instag.InstagPainter:
         # A torso of pictures is the CPU's in any case.
@@ -151,15 +154,20 @@ def instags(look: Look) -> Gallery:
     return Gallery(faces, painters, notes, spared)
 
 
-def _on_gpu(device: str, notes: list[str]) -> "Callable[[Person, int, Bytes | None], Easel] | None":
+def _on_gpu(
+    device: str, notes: list[str], memory_gib: float = 0.0
+) -> "Callable[[Person, int, Bytes | None], Easel] | None":
     """What paints there; None, and a note if it was wished for, where the CPU must."""
     if device == "cpu":
         return None
     try:
+        import torch
+
         from render.crowd import Crowds
         from render.raster.gpu import GpuMissing
 
         try:
+            keep_to(memory_gib, device, torch.cuda)
             return Crowds(device).seat
         except (GpuMissing, RuntimeError) as error:  # torch's own, of a device that is not there or a failed build
             notes.append(f"The CPU paints, {device} does not: {str(error).splitlines()[0]}")
@@ -338,10 +346,13 @@ def main() -> None:
     parser.add_argument("--side", type=int)
     parser.add_argument("--extractors", type=Path)
     parser.add_argument("--device", default="cpu")
+    parser.add_argument("--memory-gib", type=float, default=0.0)
     options = parser.parse_args()
     cv2.setNumThreads(1)
     end: WorkerEnd[Request] = WorkerEnd(Request)
-    look = Look(options.avatars, options.background, options.side, options.extractors, options.device)
+    look = Look(
+        options.avatars, options.background, options.side, options.extractors, options.device, options.memory_gib
+    )
     try:
         gallery = KINDS[options.kind](look)
     except ModuleNotFoundError as error:

@@ -11,6 +11,7 @@ from urllib.parse import urlsplit
 import anyio
 
 from render.remote import InstagSettings, StillSettings
+from server.asr.funasr import FunasrSettings
 from server.asr.funasr_ws import FunasrWsSettings
 from server.asr.pocketsphinx import PocketsphinxSettings
 from server.asr.textonly import TextOnlySettings
@@ -198,6 +199,9 @@ async def _ends(config: Config, stack: AsyncExitStack) -> tuple[TurnEnds | None,
 
 async def _asr(config: Config, stack: AsyncExitStack) -> tuple[Asr, Choice]:
     settings = config.asr
+    if isinstance(settings, FunasrSettings):
+        here: Asr = await stack.enter_async_context(settings.load(config.gpu.asr.memory_gib))
+        return here, Choice("transcribe", tag(settings), "configured")
     if not isinstance(settings, Auto):
         configured: Asr = await stack.enter_async_context(settings.load())
         where = "here"
@@ -280,8 +284,9 @@ async def _voices_here(stack: AsyncExitStack) -> tuple[list[Tts], list[str], lis
 async def _renderer(config: Config, stack: AsyncExitStack) -> tuple[RenderEngine, Choice]:
     settings = config.render
     better = ""
+    loading = settings.load(config.gpu.render.memory_gib) if isinstance(settings, InstagSettings) else settings.load()
     try:
-        engine = await stack.enter_async_context(settings.load())
+        engine = await stack.enter_async_context(loading)
         better = " ".join(engine.notes)
     except StageError as error:
         if not isinstance(settings, InstagSettings):

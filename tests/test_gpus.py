@@ -2,6 +2,7 @@
 
 import os
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import msgspec
@@ -9,6 +10,7 @@ import pytest
 
 from server.core.settings import GpuSettings
 from server.gpus import Finding, Gpu, add_up, ask_driver, found_here
+from server.workers.gpu import CONTEXT_GIB, keep_to
 
 CARD = Gpu(0, "NVIDIA GeForce RTX 4090", 23.988, 0.4)
 SMALL = Gpu(1, "NVIDIA T4", 15.0, 0.0)
@@ -132,3 +134,29 @@ def test_a_driver_that_fails(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     program(tmp_path, "echo 'Failed to initialize NVML'; exit 9", monkeypatch)
     assert ask_driver() is None
     assert ask_driver("no-such-program-as-this") is None
+
+
+# ---- a worker that keeps to its share --------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("share", "device", "kept"),
+    [
+        (3.5, "cuda:1", [((3.5 - CONTEXT_GIB) / 16, 1)]),
+        (3.5, "cuda", [((3.5 - CONTEXT_GIB) / 16, 0)]),
+        (0.6, "cuda", [(0.3 / 16, 0)]),
+        (99.0, "cuda", [(1.0, 0)]),
+        (3.5, "cpu", []),
+        (0.0, "cuda", []),
+    ],
+)
+def test_a_worker_keeps_to_its_share(share: float, device: str, kept: list[tuple[float, int]]) -> None:
+    asked: list[tuple[float, int]] = []
+    cuda = SimpleNamespace(
+        is_available=lambda: True,
+        get_device_properties=lambda index: SimpleNamespace(total_memory=16 * 2**30),
+        set_per_process_memory_fraction=lambda fraction, index: asked.append((fraction, index)),
+    )
+    keep_to(share, device, cuda)
+    assert asked == [(pytest.approx(fraction), index) for fraction, index in kept]
+    keep_to(share, device, SimpleNamespace(is_available=lambda: False))

@@ -109,9 +109,10 @@ class FunasrSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
         return self.finaliser_languages or languages(self.finaliser, "finaliser")
 
     @asynccontextmanager
-    async def load(self) -> AsyncIterator["FunasrAsr"]:
+    async def load(self, memory_gib: float = 0.0) -> AsyncIterator["FunasrAsr"]:
         """Starts the worker: ten seconds, and the time to fetch what is not here yet.
 
+        memory_gib: of the GPU, at most; 0: no limit.
         Raises StageError, with a sentence that says what to do, if it cannot work here.
         """
         missing = [name for name in NEEDED if find_spec(name) is None]
@@ -130,7 +131,7 @@ class FunasrSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
             "asr",
             "server.asr.funasr_worker",
             FromListener,
-            [f"--settings={msgspec.json.encode(self).decode()}"],
+            [f"--settings={msgspec.json.encode(self).decode()}", f"--memory-gib={memory_gib}"],
             ready_s=FETCH_S if absent else READY_S,
             hang_s=30.0,
             environment=ENVIRONMENT | ({} if absent else OFFLINE),

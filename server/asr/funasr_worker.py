@@ -24,6 +24,7 @@ from server.asr.wire import Answer, Ask, Audio, Begin, Forget, Heard, ToListener
 from server.core.errors import StageError
 from server.core.media import MIC_RATE, SAMPLE_BYTES
 from server.workers.channel import End, Failed, Hello, Refused, WorkerEnd
+from server.workers.gpu import keep_to
 from server.workers.process import ignore_interrupts
 
 log = logging.getLogger(__name__)
@@ -96,8 +97,8 @@ class Model:
 class Models:
     """What is loaded."""
 
-    def __init__(self, settings: FunasrSettings, tell: Callable[[str], None]) -> None:
-        """Fetches what is not here. Raises StageError."""
+    def __init__(self, settings: FunasrSettings, tell: Callable[[str], None], memory_gib: float = 0.0) -> None:
+        """Fetches what is not here. memory_gib: of the GPU, at most; 0: no limit. Raises StageError."""
         folders = {}
         for model in settings.places():
             folder = fetch(model, settings.offline, tell)
@@ -113,6 +114,7 @@ class Models:
                 "asr", "asr_device", f"asr.device is {device}, but torch finds no CUDA device.", retryable=False
             )
         self.device = device
+        keep_to(memory_gib, device, torch.cuda)
         loaded = {role: Model(folder, device) for role, folder in folders.items()}
         self.streaming = loaded.get("streaming")
         self.finaliser = loaded.get("finaliser")
@@ -560,10 +562,12 @@ def main() -> None:
     began = time.monotonic()
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--settings", required=True, help="FunasrSettings as JSON")
-    settings = msgspec.json.decode(parser.parse_args().settings, type=FunasrSettings)
+    parser.add_argument("--memory-gib", type=float, default=0.0)
+    options = parser.parse_args()
+    settings = msgspec.json.decode(options.settings, type=FunasrSettings)
     end: WorkerEnd[ToListener] = WorkerEnd(ToListener)
     try:
-        models = Models(settings, say)
+        models = Models(settings, say, options.memory_gib)
         models.warm(settings)
     except StageError as error:
         end.send(0, Refused(error.message))

@@ -249,11 +249,13 @@ async def test_nobody_reads_what_it_says(way: str, tmp_path: Path) -> None:
             with anyio.fail_after(30):
                 while True:
                     try:
-                        assert (await health(http))["calls"] == 0
-                        break
+                        told = await health(http)
+                        assert told["calls"] == 0
+                        if told["status"] == "ok":  # after the warm-up, whose news nobody reads either
+                            break
                     except aiohttp.ClientConnectionError:
                         assert process.returncode is None
-                        await anyio.sleep(0.05)
+                    await anyio.sleep(0.05)
             client = await dial(http)
             await hears_on(client)
             await client.aclose()
