@@ -188,11 +188,26 @@ class MelEncoder:
 
     def of_spectra(self, spectra: Floats) -> Floats:
         """(CONTEXT + 4 * (n - 1), BANDS) spectra -> (n, width): the net itself."""
-        x = spectra
-        for (taps, stride), kernel, bias in zip(LAYERS, self._kernels, self._biases, strict=False):
-            spans = sliding_window_view(x, taps, axis=0)[::stride]  # (n, in, taps)
-            x = np.maximum(spans.transpose(0, 2, 1).reshape(len(spans), -1) @ kernel + bias, 0)
-        return np.asarray(np.tanh(x @ self._kernels[-1] + self._biases[-1]), np.float32)
+        return self.further(spectra, ())[0]
+
+    def further(self, spectra: Floats, waiting: tuple[Floats, ...]) -> tuple[Floats, tuple[Floats, ...]]:
+        """Features (n, width) that further spectra (k, BANDS) complete, and what each layer has still to use.
+
+        waiting: what the spectra before left, none at the beginning. The arrays are not written to.
+        """
+        x, left = spectra, []
+        for k, (taps, stride) in enumerate(LAYERS):
+            if waiting:
+                x = np.concatenate([waiting[k], x])
+            count = max((len(x) - taps) // stride + 1, 0)
+            left.append(x[count * stride :])
+            if count:
+                spans = sliding_window_view(x, taps, axis=0)[: count * stride : stride]  # (n, in, taps)
+                rows = spans.transpose(0, 2, 1).reshape(count, -1)
+                x = np.maximum(rows @ self._kernels[k] + self._biases[k], 0)
+            else:
+                x = np.zeros((0, len(self._biases[k])), np.float32)
+        return np.asarray(np.tanh(x @ self._kernels[-1] + self._biases[-1]), np.float32), tuple(left)
 
 
 class FeatureStream:
@@ -201,19 +216,16 @@ class FeatureStream:
     def __init__(self, encoder: MelEncoder) -> None:
         self._encoder = encoder
         self._mel = MelStream()
-        # Before the first sample there was silence. Feature 0 ends with spectrum -1.
-        self._spectra: Floats = np.zeros((CONTEXT, BANDS), np.float32)
+        self._waiting: tuple[Floats, ...] = ()
 
     def push(self, pcm16k: Floats) -> Floats:
         """Further samples (n,) -> the features that they complete, (k, width, 1); the first call brings one more."""
-        new = self._mel.push(pcm16k)
-        self._spectra = np.concatenate([self._spectra, new])
-        count = (len(self._spectra) - CONTEXT) // SPECTRA_PER_FRAME + 1
-        if count <= 0:
-            return np.zeros((0, self._encoder.width, 1), np.float32)
-        ready = self._spectra[: CONTEXT + (count - 1) * SPECTRA_PER_FRAME]
-        self._spectra = self._spectra[count * SPECTRA_PER_FRAME :].copy()
-        return self._encoder.of_spectra(ready)[..., None]
+        spectra = self._mel.push(pcm16k)
+        if not self._waiting:
+            # Before the first sample there was silence. Feature 0 ends with spectrum -1.
+            spectra = np.concatenate([np.zeros((CONTEXT, BANDS), np.float32), spectra])
+        features, self._waiting = self._encoder.further(spectra, self._waiting)
+        return features[..., None]
 
     def fork(self) -> "FeatureStream":
         """Another one in the same state, to go back to: arrays are replaced here and never written to."""
