@@ -585,7 +585,10 @@ def test_a_motion_field_is_saved_and_loaded(tmp_path: Path) -> None:
     folder.save_field(motion, tmp_path / "field.safetensors")
     assert_same(folder.load_field(tmp_path / "field.safetensors"), motion)
     folder.save_field(dataclasses.replace(motion, licence="CC0"), tmp_path / "field.safetensors")
-    assert folder.load_field(tmp_path / "field.safetensors").licence == "CC0"
+    found = folder.load_field(tmp_path / "field.safetensors")
+    assert (found.licence, found.layout) == ("CC0", "mean-face")
+    folder.save_field(dataclasses.replace(motion, layout="own"), tmp_path / "field.safetensors")
+    assert folder.load_field(tmp_path / "field.safetensors").layout == "own"
     assert [p.name for p in tmp_path.iterdir()] == ["field.safetensors"]
 
 
@@ -608,6 +611,7 @@ def test_what_is_no_motion_field_is_refused(saved: Path, tmp_path: Path) -> None
         ),
         (lambda: path.write_bytes(save(dict(motion.tensors), head | {"width": "many"})), "does not say what it is"),
         (lambda: path.write_bytes(save(dict(motion.tensors), head | {"width": "65"})), "expected .256, 65."),
+        (lambda: path.write_bytes(save(dict(motion.tensors), head | {"layout": "moon"})), "does not say what it is"),
         (lambda: path.write_bytes(save({}, head)), "lacks tensor"),
         (lambda: path.write_bytes(b"{}"), "is not a file of numpy tensors"),
         (path.unlink, "is missing"),

@@ -183,6 +183,7 @@ def test_halves_and_fields_are_put_together(people: Path) -> None:
     np.testing.assert_array_equal(
         field.tensors["mouth.sigma_net.net.0.weight"], mouth_field(rng(), "ave")["sigma_net.net.0.weight"]
     )
+    assert field.layout == "own"  # nobody knows where its faces' landmarks are
 
 
 def test_the_best_checkpoints_of_a_folder_are_taken(people: Path, tmp_path: Path) -> None:
