@@ -27,6 +27,8 @@ def kept_shapes(part: Literal["face", "mouth"], feature: AudioFeature) -> Shapes
     return {name: shape for name, shape in field_shapes(part, feature).items() if not name.startswith("encoder_")}
 
 
+_Ear = tuple[tuple[Floats, ...], tuple[Floats, ...], Floats, Floats]
+
 CHANNELS = 10
 """of a face point's deformation: displacement x y z, quaternion w x y z, scale x y z"""
 STILL_M = 5e-5
@@ -93,7 +95,10 @@ class Baked:
         """
         from render.motion import kernel
 
-        drive = self._drive(codes, action_units)
+        heard = np.empty((2, CODE), np.float32)
+        for k, ear in enumerate(self._ears):
+            kernel.attend(np.ascontiguousarray(codes[:, k], np.float32), *ear, heard[k])
+        drive = self._drive(heard, action_units)
         out = out or Deformation(
             np.empty((CHANNELS, len(self.moving)), np.float32), np.empty((3, len(self.mouth_encoding)), np.float32)
         )
@@ -125,7 +130,8 @@ class Baked:
 
     def reference(self, codes: Floats, action_units: Floats) -> Deformation:
         """The same, slow and clear; the judge of `frame`."""
-        drive = self._drive(codes, action_units)
+        heard = [voice.attend(net, codes[:, k]) for k, net in enumerate((self.face, self.mouth))]
+        drive = self._drive(np.stack(heard), action_units)
         folded = self._fold()
         hidden = np.maximum(folded.static + folded.driven @ drive.face.T, 0)
         hidden = np.maximum(hidden @ self.face["sigma_net.net.1.weight"].T, 0)
@@ -146,8 +152,9 @@ class Baked:
         """Packs the constants and compiles the kernels (10 s where none are cached), so that no frame waits."""
         self.frame(np.zeros((WINDOW, 2, CODE), np.float32), np.zeros(6, np.float32))
 
-    def _drive(self, codes: Floats, action_units: Floats) -> "_Drive":
-        audio, inside = (voice.attend(net, codes[:, k]) for k, net in enumerate((self.face, self.mouth)))
+    def _drive(self, heard: Floats, action_units: Floats) -> "_Drive":
+        """heard (2, CODE): what face and mouth attend to."""
+        audio, inside = heard
         brows = np.maximum(self.face["exp_encode_net.net.0.weight"] @ action_units[:5], 0)
         expression = np.append(self.face["exp_encode_net.net.1.weight"] @ brows, action_units[5])
         # Attention times code, then weights: the code may as well go into the weights, once for all points.
@@ -160,6 +167,19 @@ class Baked:
         move = np.array([highest, lowest, highest - lowest], np.float32) * np.float32(100)
         follows = self.mouth["sigma_net.net.0.weight"][:, ENCODING + CODE :]
         return heard + follows @ move, self.mouth["scaler_net.net.0.weight"][:, ENCODING:] @ move
+
+    @cached_property
+    def _ears(self) -> list["_Ear"]:
+        """The attention nets of face and mouth, as `kernel.attend` takes them."""
+        ears = []
+        for net in (self.face, self.mouth):
+            convolutions = [f"audio_att_net.attentionConvNet.{layer}" for layer in (0, 2, 4, 6, 8)]
+            kernels = tuple(np.ascontiguousarray(net[f"{name}.weight"], np.float32) for name in convolutions)
+            biases = tuple(np.ascontiguousarray(net[f"{name}.bias"], np.float32) for name in convolutions)
+            scores = (net["audio_att_net.attentionNet.0.weight"], net["audio_att_net.attentionNet.0.bias"])
+            weight, bias = (np.ascontiguousarray(a, np.float32) for a in scores)
+            ears.append((kernels, biases, weight, bias))
+        return ears
 
     @cached_property
     def _still_heights(self) -> tuple[Floats, Floats]:

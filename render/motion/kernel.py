@@ -17,6 +17,7 @@ ZERO = np.float32(0)
 ONE = np.float32(1)
 TWO = np.float32(2)
 LOWEST = np.float32(-np.inf)
+SLOPE = np.float32(0.02)  # of a leaky rectifier, as in `voice`
 
 
 @njit(inline="always")
@@ -126,6 +127,47 @@ def mouth(
             gain = TWO / (ONE + np.exp(-gate_three[0, lane]))
             for row in range(3):
                 out[row, at + lane] = three[row, lane] * gain
+
+
+@njit(nogil=True, cache=True, error_model="numpy")
+def attend(
+    window: Floats, kernels: tuple[Floats, ...], biases: tuple[Floats, ...], weight: Floats, bias: Floats, out: Floats
+) -> None:
+    """`voice.attend` without numpy's forty calls: window (WINDOW, CODE) -> out (CODE,).
+
+    kernels and biases: of the five convolutions; weight and bias: of the scores.
+    """
+    steps, width = window.shape
+    x = np.zeros((width, steps + 2), np.float32)
+    x[:, 1:-1] = window.T
+    for layer in range(len(kernels)):
+        kernel = kernels[layer]
+        y = np.zeros((kernel.shape[0], steps + 2), np.float32)
+        for j in range(kernel.shape[0]):
+            for t in range(steps):
+                total = biases[layer][j]
+                for c in range(kernel.shape[1]):
+                    for k in range(3):
+                        total += kernel[j, c, k] * x[c, t + k]
+                y[j, t + 1] = max(total, SLOPE * total)
+        x = y
+    shares = np.empty(steps, np.float32)
+    highest = LOWEST
+    for t in range(steps):
+        score = bias[t]
+        for s in range(steps):
+            score += weight[t, s] * x[0, s + 1]
+        shares[t] = score
+        highest = max(highest, score)
+    whole = ZERO
+    for t in range(steps):
+        shares[t] = np.exp(shares[t] - highest)
+        whole += shares[t]
+    for c in range(width):
+        total = ZERO
+        for t in range(steps):
+            total += shares[t] * window[t, c]
+        out[c] = total / whole
 
 
 @njit(nogil=True, cache=True, fastmath={"contract"}, error_model="numpy")
