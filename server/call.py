@@ -267,11 +267,21 @@ class Call:
         self._find(item_id)
         self.history.remove(item_id)
 
-    def create_reply(self, text: str = "", say: str = "", instructions: str = "") -> None:
+    def create_reply(
+        self,
+        text: str = "",
+        say: str = "",
+        instructions: str = "",
+        tools: Sequence[Tool] | None = None,
+        tool_choice: str | None = None,
+    ) -> None:
         _check_length(text)
         _check_length(say)
         _check_instructions(instructions)
-        self._conversation.request(ReplyRequested(text, say=say, instructions=instructions))
+        own = None
+        if tools is not None or tool_choice is not None:
+            own = self._conversation.toolbox.checked(tools, tool_choice)
+        self._conversation.request(ReplyRequested(text, say=say, instructions=instructions, tools=own))
 
     def cancel_reply(self) -> bool:
         there = self._conversation.replying or self._conversation.toolbox.pending

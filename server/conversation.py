@@ -476,6 +476,7 @@ class Conversation:
             message_id,
             self.toolbox.rounds() if goes_on else 0,
             lambda: self.happened(ReplyProgressed(order.generation)),
+            order.tools,
         )
         reply = Reply(
             order.generation,

@@ -93,6 +93,10 @@ class Toolbox:
 
     def declare(self, tools: Sequence[Tool] | None, choice: str | None) -> None:
         """The page's functions; None leaves one alone. Raises RequestError; nothing changes then."""
+        self.page = self.checked(tools, choice)
+
+    def checked(self, tools: Sequence[Tool] | None, choice: str | None) -> ToolOffer:
+        """What the page offers with these instead. Raises RequestError."""
         new = ToolOffer(self.page.tools if tools is None else tuple(tools), choice or self.page.choice)
         names = [tool.name for tool in new.tools]
         taken = next((name for name in names if name in self._functions), None)
@@ -103,8 +107,8 @@ class Toolbox:
         if new.choice not in (AUTO, NONE, REQUIRED) and new.choice not in (*names, *self._functions):
             if choice:
                 raise RequestError(400, "unknown_function", f"There is no function {new.choice!r} to choose.")
-            new = ToolOffer(new.tools)  # the one that had to be called is gone
-        self.page = new
+            return ToolOffer(new.tools)  # the one that had to be called is gone
+        return new
 
     def rounds(self) -> int:
         """How often the model has called functions since the person last said something."""
@@ -116,13 +120,14 @@ class Toolbox:
             before = item.kind
         return count
 
-    def offer(self, rounds: int) -> ToolOffer:
-        """What the model may call when it has done so `rounds` times already."""
-        tools = (*(function.tool for function in self._functions.values()), *self.page.tools)
+    def offer(self, rounds: int, page: ToolOffer | None = None) -> ToolOffer:
+        """What the model may call when it has done so `rounds` times already. page: instead of what is declared."""
+        page = page or self.page
+        tools = (*(function.tool for function in self._functions.values()), *page.tools)
         if not tools or rounds >= self.settings.rounds:
             return NOTHING
         # Who must call a function would do nothing else for ever.
-        return ToolOffer(tools, AUTO if rounds and self.page.choice != NONE else self.page.choice)
+        return ToolOffer(tools, AUTO if rounds and page.choice != NONE else page.choice)
 
     @property
     def pending(self) -> bool:
@@ -283,16 +288,21 @@ class Toolbox:
             results.append(result)
         return results
 
-    def is_page(self, call: ToolCall) -> bool:
-        return not call.problem and any(tool.name == call.name for tool in self.page.tools)
-
 
 class ReplyTools:
     """What one reply may call (core.protocols.Tools)."""
 
-    def __init__(self, box: Toolbox, response_id: str, item_id: str, rounds: int, alive: Callable[[], None]) -> None:
+    def __init__(
+        self,
+        box: Toolbox,
+        response_id: str,
+        item_id: str,
+        rounds: int,
+        alive: Callable[[], None],
+        page: ToolOffer | None = None,
+    ) -> None:
         """rounds: how often functions were called already for what this reply answers. alive: told now and then
-        while the reply waits for results."""
+        while the reply waits for results. page: what the page offers for this reply; None: what it has declared."""
         self.handed = False
         """whether the page was asked for results"""
         self._box = box
@@ -300,6 +310,7 @@ class ReplyTools:
         self._item_id = item_id
         self._rounds = rounds
         self._alive = alive
+        self._page = page
         self._released = anyio.Event()
         self._open: list[_Running] = []
 
@@ -315,7 +326,7 @@ class ReplyTools:
             self._box.give_up()
 
     def offer(self, number: int) -> ToolOffer:
-        return self._box.offer(self._rounds + number)
+        return self._box.offer(self._rounds + number, self._page)
 
     async def answer(self, calls: Sequence[ToolCall], cover: Callable[[int], Awaitable[bool]]) -> list[ToolResult]:
         await self._released.wait()
@@ -324,8 +335,9 @@ class ReplyTools:
             log.warning("the model wants %d functions called at once; %d are", len(calls), box.settings.calls)
             calls = calls[: box.settings.calls]
         calls = [_bounded(call, box.settings.argument_bytes) for call in calls]
-        theirs = [call for call in calls if box.is_page(call)]
-        self._open = [box.start(call, self._item_id) for call in calls if not box.is_page(call)]
+        names = {tool.name for tool in (self._page or box.page).tools}
+        theirs = [call for call in calls if not call.problem and call.name in names]
+        self._open = [box.start(call, self._item_id) for call in calls if call not in theirs]
         await self._wait(cover)
         running, self._open = self._open, []
         results = box.close(running, self._item_id)

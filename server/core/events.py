@@ -3,6 +3,8 @@
 from dataclasses import dataclass
 from enum import StrEnum
 
+from server.core.tools import ToolOffer
+
 
 class State(StrEnum):
     """What the page shows of a call."""
@@ -120,6 +122,8 @@ class ReplyRequested:
     """if not empty: these very words are spoken, the language model is not asked"""
     instructions: str = ""
     """if not empty: the system prompt of this one reply"""
+    tools: ToolOffer | None = None
+    """what this one reply may call of the page's; None: what the page has declared"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -229,6 +233,7 @@ class PrepareReply:
     planned_s: float | None = None
     say: str = ""
     instructions: str = ""
+    tools: ToolOffer | None = None
 
 
 @dataclass(frozen=True, slots=True)

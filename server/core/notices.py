@@ -265,9 +265,17 @@ class CallControl(Protocol):
 
     def delete_item(self, item_id: str) -> None: ...
 
-    def create_reply(self, text: str = "", say: str = "", instructions: str = "") -> None:
+    def create_reply(
+        self,
+        text: str = "",
+        say: str = "",
+        instructions: str = "",
+        tools: Sequence[Tool] | None = None,
+        tool_choice: str | None = None,
+    ) -> None:
         """Answer the history, after adding `text` as the user's message if given; `say`: speak these very words.
 
+        tools, tool_choice: of this one reply, instead of the session's.
         Waits, in its turn, for function calls that the page has not answered yet. Raises RequestError where all there
         is to answer is a result that came too late.
         """

@@ -40,6 +40,7 @@ from server.core.events import (
     VoiceStopped,
 )
 from server.core.settings import TurnSettings
+from server.core.tools import ToolOffer
 
 # Whether somebody has finished is heard in what was said since the last pause. Less than this, with the silence
 # behind it, is not enough to tell from: then the whole turn is listened to again.
@@ -127,6 +128,7 @@ class _Question:
     text: str
     say: str = ""
     instructions: str = ""
+    tools: ToolOffer | None = None
     heard: bool = True
     """whether the words are good enough to answer; False: the final ones are awaited"""
     requested: bool = False
@@ -542,6 +544,7 @@ class TurnTaker:
                 planned_s=planned_s,
                 say=question.say,
                 instructions=question.instructions,
+                tools=question.tools,
             )
         )
 
@@ -615,6 +618,7 @@ class TurnTaker:
             # "Answer the history as it stands", but the last turn's words are still on their way to it.
             awaited.requested = True
             awaited.instructions = event.instructions
+            awaited.tools = event.tools
             if self._state is State.LISTENING:
                 self._await_final(awaited, now)
             return
@@ -625,7 +629,7 @@ class TurnTaker:
         if self._voice is not None:
             self._voice.spent = True
         self._unanswered = None
-        self._answer(_Question(None, event.text, event.say, event.instructions, requested=True), now)
+        self._answer(_Question(None, event.text, event.say, event.instructions, event.tools, requested=True), now)
 
     def _interrupted(self, now: float) -> None:
         """Silence now. In HEARING there is silence already: nothing of a held reply was promised to anyone."""

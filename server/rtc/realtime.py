@@ -135,7 +135,8 @@ class _Response(msgspec.Struct):
     output_modalities: list[str] | None = None
     conversation: str | None = None
     input: list[Any] | None = None
-    tools: list[Any] | None = None
+    tools: list[dict[str, Any]] | None = None
+    tool_choice: str | dict[str, Any] | None = None
     visavis: _Say | None = None
 
 
@@ -367,14 +368,14 @@ class RealtimeChannel:
 
     def _create_response(self, event: _ResponseCreate) -> None:
         wish = event.response or _Response()
-        if wish.tools:
-            raise _Refused("unsupported_value", "Declare functions with session.update.", "response.tools")
         if wish.output_modalities and "audio" not in wish.output_modalities:
             raise _Refused("unsupported_value", "Replies are spoken: 'audio'.", "response.output_modalities")
         if wish.input or wish.conversation == "none":
             raise _Refused("unsupported_value", "A reply always answers this conversation.", "response.input")
         say = wish.visavis.say.strip() if wish.visavis is not None else ""
-        self._call.create_reply(say=say, instructions=wish.instructions or "")
+        tools = None if wish.tools is None else _tools(wish.tools, "response")
+        choice = _choice(wish.tool_choice, "response")
+        self._call.create_reply(say=say, instructions=wish.instructions or "", tools=tools, tool_choice=choice)
 
     def _cancel_response(self, event: _Nothing) -> None:
         if not self._call.cancel_reply():
@@ -740,15 +741,13 @@ def _settings(session: _Session) -> list[tuple[str, dict[str, Any]]]:
     return [(param, {name: value}) for param, name, value in wishes if value is not None]
 
 
-def _tools(declared: list[dict[str, Any]]) -> list[Tool]:
-    """The functions of a session.update. Raises _Refused, which names the one that cannot be had."""
+def _tools(declared: list[dict[str, Any]], of: str = "session") -> list[Tool]:
+    """The functions of a session.update or of one response. Raises _Refused, which names what cannot be had."""
     if len(declared) > TOOLS:
-        raise _Refused(
-            "invalid_value", f"A session may have {TOOLS} tools; these are {len(declared)}.", "session.tools"
-        )
+        raise _Refused("invalid_value", f"A {of} may have {TOOLS} tools; these are {len(declared)}.", f"{of}.tools")
     tools, size = [], 0
     for number, tool in enumerate(declared):
-        where = f"session.tools[{number}]"
+        where = f"{of}.tools[{number}]"
         if tool.get("type") != "function":
             kind = _short(str(tool.get("type")))
             raise _Refused("unsupported_value", f"Tools of type {kind} cannot be used: functions can.", where)
@@ -769,8 +768,8 @@ def _tools(declared: list[dict[str, Any]]) -> list[Tool]:
     return tools
 
 
-def _choice(given: str | dict[str, Any] | None) -> str | None:
-    """A session's tool_choice as one word: a mode, or the name of a function."""
+def _choice(given: str | dict[str, Any] | None, of: str = "session") -> str | None:
+    """A tool_choice as one word: a mode, or the name of a function."""
     if isinstance(given, dict):
         name = given.get("name")
         if given.get("type") == "function" and isinstance(name, str):
@@ -778,7 +777,7 @@ def _choice(given: str | dict[str, Any] | None) -> str | None:
     elif given is None or given in (AUTO, NONE, REQUIRED):
         return given
     raise _Refused(
-        "invalid_value", "tool_choice is 'auto', 'none', 'required', or names a function.", "session.tool_choice"
+        "invalid_value", "tool_choice is 'auto', 'none', 'required', or names a function.", f"{of}.tool_choice"
     )
 
 

@@ -23,7 +23,7 @@ from server.core.notices import (
 from server.core.phrases import FILLERS
 from server.core.settings import ToolSettings
 from server.core.tokens import Usage
-from server.core.tools import CANCELLED, NOTHING, TIMED_OUT, Tool, ToolCall
+from server.core.tools import CANCELLED, NOTHING, TIMED_OUT, Tool, ToolCall, ToolOffer
 from tests.call.test_conversation import Stage, staged
 from tests.virtual_time import virtual_time
 
@@ -315,6 +315,35 @@ async def test_the_page_is_asked_and_its_result_spoken_when_it_wants_a_reply() -
         assert [(m.role, m.text) for m in told] == [
             ("user", "what time is it"), ("assistant", "One look."), ("tool", "sunny")
         ]  # fmt: skip
+
+
+async def test_one_reply_may_have_functions_of_its_own() -> None:
+    clock = ToolOffer((Tool("clock"),), "required")
+    says: list[Any] = [["Well."], [OTHER], ["It is noon."]]
+    async with staged(ASKED, says=says, **offering(Fake())) as stage:
+        of_page(stage, Tool("lamp"))
+        await stage.until_s(5)
+        stage.conversation.request(ReplyRequested("What time is it?", tools=clock))
+        await stage.until_s(6)
+        offered = [[tool.name for tool in offer.tools] for offer in stage.llm.offers]
+        assert offered == [["weather", "lamp"], ["weather", "clock"]]  # the server's own stay
+        assert stage.llm.offers[-1].choice == "required"
+        assert len(stage.told(FunctionCalled)) == 1
+        stage.conversation.answer(OTHER.call_id, "noon", "mine")
+        stage.conversation.request(ReplyRequested(""))
+        await stage.until_s(10)
+        assert stage.texts()[-1] == ("assistant", "It is noon.")
+        assert [tool.name for tool in stage.llm.offers[-1].tools] == ["weather", "lamp"]  # for that one reply only
+
+
+async def test_a_replys_own_functions_are_checked_as_the_sessions_are() -> None:
+    async with staged(ASKED, **offering(Fake())) as stage:
+        box = stage.conversation.toolbox
+        with pytest.raises(RequestError, match="has a function 'weather' itself"):
+            box.checked([Tool("weather")], None)
+        with pytest.raises(RequestError, match="no function 'lamp'"):
+            box.checked([Tool("clock")], "lamp")
+        assert box.page.tools == ()
 
 
 async def test_without_a_wish_for_a_reply_there_is_none() -> None:

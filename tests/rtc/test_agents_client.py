@@ -5,6 +5,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from fractions import Fraction
 from pathlib import Path
+from typing import Any
 
 import anyio
 import av
@@ -74,8 +75,10 @@ class Parrot(ScriptedCall):
 
     # CallControl
 
-    def create_reply(self, text: str = "", say: str = "", instructions: str = "") -> None:
-        super().create_reply(text, say, instructions)
+    def create_reply(
+        self, text: str = "", say: str = "", instructions: str = "", tools: Any = None, tool_choice: Any = None
+    ) -> None:
+        super().create_reply(text, say, instructions, tools, tool_choice)
         n = next(self._replies)
         self._reply = response_id, item_id = f"resp_{n}", f"item_{n}"
         words = f"You said: {self.history.items[-1].text}."

@@ -100,8 +100,11 @@ class ScriptedCall:
     def delete_item(self, item_id: str) -> None:
         self.history.remove(item_id)
 
-    def create_reply(self, text: str = "", say: str = "", instructions: str = "") -> None:
-        self.asked.append(("create_reply", text, say, instructions))
+    def create_reply(
+        self, text: str = "", say: str = "", instructions: str = "", tools: Any = None, tool_choice: Any = None
+    ) -> None:
+        own = () if tools is None and tool_choice is None else (tools, tool_choice)
+        self.asked.append(("create_reply", text, say, instructions, *own))
 
     def cancel_reply(self) -> bool:
         self.asked.append(("cancel_reply",))
@@ -476,6 +479,17 @@ def test_functions_that_cannot_be_had_change_nothing(talk: Talk, tools: list[Any
     assert error["error"]["param"] == "session.tool_choice"
 
 
+def test_one_response_may_have_functions_of_its_own(talk: Talk) -> None:
+    declare(talk, WEATHER)
+    response = {"tools": [{**WEATHER, "name": "clock"}], "tool_choice": "required"}
+    assert talk.say({"type": "response.create", "response": response}) == []
+    *_, tools, choice = talk.call.asked[-1]
+    assert ([tool.name for tool in tools], choice) == (["clock"], "required")
+    assert [tool.name for tool in talk.call.offered.tools] == ["weather"]  # the session's stay
+    talk.say({"type": "response.create", "response": {"tools": []}})
+    assert talk.call.asked[-1][-2:] == ([], None)
+
+
 def called(talk: Talk, response_id: str = "resp_1") -> FunctionCalled:
     item = Item("item_c", "assistant", '{"place": "Oslo"}', kind="function_call", call_id="call_1", name="weather")
     return FunctionCalled(response_id, "item_c", talk.call.history.add(item))
@@ -647,7 +661,8 @@ def test_orders_reach_the_call(talk: Talk) -> None:
         ({"type": "session.update"}, "invalid_type", None),
         ({"type": "session.update", "session": {"instructions": 7}}, "invalid_type", "session.instructions"),
         ({"type": "response.create", "response": {"conversation": "none"}}, "unsupported_value", "response.input"),
-        ({"type": "response.create", "response": {"tools": [{}]}}, "unsupported_value", "response.tools"),
+        ({"type": "response.create", "response": {"tools": [{}]}}, "unsupported_value", "response.tools[0]"),
+        ({"type": "response.create", "response": {"tool_choice": "odd"}}, "invalid_value", "response.tool_choice"),
         (
             {"type": "response.create", "response": {"output_modalities": ["text"]}},
             "unsupported_value",
