@@ -1,5 +1,6 @@
 """Pre-training from pictures: two tiny people, filmed by our own rasteriser, teach a field that adaptation takes."""
 
+import shutil
 from collections.abc import Callable
 from dataclasses import replace
 from functools import cache
@@ -15,9 +16,10 @@ pytest.importorskip("scipy")
 
 from render.avatar import AudioFeature, load_field, save_field  # noqa: E402
 from render.motion.networks import PersonalMouthField  # noqa: E402
-from render.train import adapt, dataset, people, pretrain  # noqa: E402
+from render.train import adapt, align, dataset, people, pretrain  # noqa: E402
 from render.train.adaptation import Adaptation  # noqa: E402
 from render.train.adaptation import Plan as AdaptationPlan  # noqa: E402
+from render.train.align import standing  # noqa: E402
 from render.train.head import FACE, HAIR, MOUTH  # noqa: E402
 from render.train.individual import contrast  # noqa: E402
 from render.train.people import Filmed, Plan, Pretraining, feature_of, people_of, windowed  # noqa: E402
@@ -346,3 +348,42 @@ def test_fields_of_both_layouts_are_adapted(
         seen = np.full((46, 51, 2), np.nan, np.float32)
         assert run._laid(moves, seen) is None  # type: ignore[arg-type]
     assert asked == ["places"]
+
+
+def test_with_landmarks_and_depth_faces_are_laid_over_the_mean_face(
+    folders: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Landmarks on the surface, where the mean face has them or near: the aligners lead the lips to its lips."""
+    places = standing()
+    assert places is not None
+    marked = []
+    for folder in folders:
+        shutil.copytree(folder, tmp_path / folder.name)
+        marked.append(tmp_path / folder.name)
+        data = dataset.load(marked[-1])
+        skin = Person.make()
+        skin.xyz = skin.xyz[skin.part == 0]
+        near = skin.xyz[((places[:, None] - skin.xyz[None]) ** 2).sum(-1).argmin(1)]
+        (marked[-1] / "ori_imgs").mkdir()
+        for shot in data.train:
+            view = near @ shot.pose[:3, :3].T + shot.pose[:3, 3]
+            pixels = view[:, :2] / view[:, 2:] * data.focal_px + data.width / 2
+            np.savetxt(marked[-1] / f"ori_imgs/{shot.index}.lms", pixels)
+    monkeypatch.setattr(align, "STEPS", 120)
+    run = begin(marked, tmp_path / "work")
+    assert run.layout == run.field("x", "y").layout == "mean-face"
+    for person, filmed in zip(run.people, run.filmed, strict=True):
+        rest = run._rest(filmed.data)
+        assert rest is not None
+        assert person.aligners is not None
+        with torch.no_grad():
+            led = rest + person.aligners[0](torch.from_numpy(rest)).offset.numpy()
+        before, after = (np.linalg.norm(at - places[17:], axis=1)[31:].mean() for at in (rest, led))
+        assert after < 0.5 * before
+    kept = {name: t.clone() for name, t in run.people[0].aligners[0].state_dict().items()}  # type: ignore[index]
+    for _ in range(4):
+        run.advance(0.5)
+    assert all(torch.equal(kept[n], t) for n, t in run.people[0].aligners[0].state_dict().items())  # type: ignore[index]
+    run.save()
+    again = begin(marked, tmp_path / "work")
+    assert all(torch.equal(t, again.state()[name]) for name, t in run.state().items())
