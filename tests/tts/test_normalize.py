@@ -1,12 +1,15 @@
 """What is written, as it is said: numbers, money, dates, units, versions, addresses; and back to what was written."""
 
+import threading
 import tomllib
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from server.core.heard import HeardText
 from server.core.media import Clause, Speech
+from tts import normalize
 from tts.http_voice import laid
 from tts.normalize import Grammar, load, normalized, spelling
 from tts.spoken import Spoken
@@ -129,8 +132,28 @@ def test_pictures_are_not_said() -> None:
     assert spell("5 😀 apples").text.split() == ["five", "apples"]
 
 
-async def test_a_clause_is_spelled_out_beside_the_loop() -> None:
+async def test_a_clause_is_spelled_out() -> None:
     speller = await spelling()
     clause = Clause(0, "It costs $5.", "It costs $5.", "en-US")
     assert (await speller(clause)).text == "It costs five dollars."
     assert await speller(Clause(0, "Hello.", "Hello.", "en")) == Spoken.plain("Hello.")
+
+
+async def test_a_short_clause_waits_for_no_thread_and_a_long_one_does_not_hold_the_loop(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    speller = await spelling()
+    threads: list[str] = []
+    real = normalize.normalized
+
+    def noted(*arguments: Any) -> Spoken:
+        threads.append(threading.current_thread().name)
+        return real(*arguments)
+
+    monkeypatch.setattr(normalize, "normalized", noted)
+    short = await speller(Clause(0, "It is 7.30.", "It is 7.30.", "en"))
+    assert "7" not in short.text
+    text = "It costs 5 dollars, and 7 more for those who come at 8 in the evening."
+    assert "5" not in (await speller(Clause(0, text, text, "en"))).text
+    assert threads[0] == threading.current_thread().name
+    assert threads[1] != threading.current_thread().name
