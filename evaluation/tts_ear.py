@@ -6,6 +6,7 @@ import tempfile
 import unicodedata
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
@@ -111,6 +112,7 @@ UNLIKE = 0.5  # of a word's phones may be heard as others ...
 VARIANT = 0.3  # ... where a vowel for a vowel, or a consonant for its like, counts so much
 STRAY_S = 0.25  # a stretch of other sound that is shorter is how two words meet, or breath
 QUIET_DB = 30.0  # and so is what lies so far below the speech
+SLOWER = 1.12  # with it no false alarm is left on SENTENCES, and no fault is lost
 DITHER = 2.0 / 32768  # digital silence is no sound the model knows
 
 
@@ -134,7 +136,17 @@ class AlignedEar:
         return await anyio.to_thread.run_sync(self.listen, sound, text)
 
     def listen(self, sound: Sound, text: str) -> Hearing:
-        """`hear`, for who has no event loop. Raises EarError."""
+        """`hear`, for who has no event loop. Raises EarError.
+
+        What departs from the sentence is believed if it is heard twice, the second time slower and lower.
+        """
+        first = self._listen(sound, text)
+        if _flawless(first):
+            return first
+        again = self._listen(_slower(sound), text)
+        return again if _flawless(again) else first
+
+    def _listen(self, sound: Sound, text: str) -> Hearing:
         expected = words(text)
         if not expected or len(text) > TEXT_LIMIT or len(sound) > SOUND_LIMIT_S * MIC_RATE:
             raise EarError(f"A sentence must have words, {TEXT_LIMIT} characters and {SOUND_LIMIT_S:.0f} s at most.")
@@ -183,6 +195,17 @@ class AlignedEar:
             )
 
 
+def _flawless(heard: Hearing) -> bool:
+    return bool(heard.begun and heard.ended and not heard.missing and (heard.extra_s or 0.0) < STRAY_S)
+
+
+def _slower(sound: Sound) -> Sound:
+    """As a tape that runs slower: the model knows deep voices better."""
+    at = np.arange(int(len(sound) * SLOWER)) / SLOWER
+    return np.interp(at, np.arange(len(sound)), sound).astype(np.float32)
+
+
+@cache
 def dictionary(file: Path) -> dict[str, list[list[str]]]:
     """CMU's: a word -> how it may be said."""
     found: dict[str, list[list[str]]] = {}

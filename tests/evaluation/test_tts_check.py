@@ -101,7 +101,7 @@ async def test_figures_and_names_are_spelled_by_flite(flite: Tts, ear: AlignedEa
     said = await spoken(flite, "Zorbalu bought 42 tickets.", "en", Voice("slt"))
     assert not (await check(said, "en", ear)).faults
     wrong = Said("Zorbalu bought 17 pencils.", said.pcm, said.rate)
-    assert {"text", "last_word"} <= set((await check(wrong, "en", ear)).faults)
+    assert "text" in (await check(wrong, "en", ear)).faults
 
 
 async def test_another_rate_is_heard_as_well(flite: Tts, ear: AlignedEar) -> None:
