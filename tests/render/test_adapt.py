@@ -23,8 +23,9 @@ from render.train import adapt, adaptation, checkpoint, dataset  # noqa: E402
 from render.train.adam import Adam  # noqa: E402
 from render.train.adaptation import Adaptation, Plan, hear  # noqa: E402
 from render.train.align import ThinPlate, standing, teach  # noqa: E402
-from render.train.judge import Judge, behind, psnr  # noqa: E402
+from render.train.judge import Judge, behind, perceived, psnr  # noqa: E402
 from render.train.loss import pixels, plain, scales, sharpness  # noqa: E402
+from render.train.lpips import Lpips  # noqa: E402
 from render.train.planes import fast_face, fast_mouth  # noqa: E402
 from render.train.torso import whole_of  # noqa: E402
 from render.train.trainer import Trainer  # noqa: E402
@@ -32,6 +33,7 @@ from server.core.errors import VisavisError  # noqa: E402
 from tests.render.clips import MOUTH, OPEN_M, film, loudness  # noqa: E402
 from tests.render.clips import Person as Somebody  # noqa: E402
 from tests.render.people import motion_field  # noqa: E402
+from tests.render.test_lpips import weights  # noqa: E402
 
 SMALL = Plan(iterations=220, torso_iterations=150, face=420, hair=140, eyes=10, mouth=90, torso=260)
 
@@ -308,6 +310,30 @@ def test_the_universal_field_is_rehearsed(clip: Path, tmp_path: Path) -> None:
         trainer.rehearsal.loss(trainer.head.motion, *places).backward()
         net.step(dict.fromkeys(net.tensors, 2e-3))
     assert float(trainer.rehearsal.loss(trainer.head.motion, *places).detach()) < strayed / 3
+
+
+def test_lpips_is_learned_and_reported_where_its_weights_are(clip: Path, tmp_path: Path) -> None:
+    """Late in the training, and of head and mouth on held-out frames; without weights there is no word of it."""
+    torch.save({name: torch.from_numpy(a) for name, a in weights("alex").items()}, tmp_path / "alex.pth")
+    run = begin(clip, tmp_path)
+    trainer = run._trainer(None)
+    trainer.behind = behind(trainer, None, trainer.footage)
+    judge = Judge(trainer, None, frames=5)
+    assert "lpips" not in trainer.step(0.9)
+    assert not any("lpips" in name for name in judge.look(trainer).figures)
+    run.lpips = Lpips.of_files([tmp_path / "alex.pth"])
+    other = run._trainer(None)
+    other.behind = trainer.behind
+    assert "lpips" not in other.step(0.1)
+    assert other.step(0.9)["lpips"] > 0
+    figures = judge.look(other, lpips=run.lpips).figures
+    assert figures["head_lpips"] > 0
+    assert figures["mouth_lpips"] > 0
+    picture = np.random.default_rng(0).random((3, 50, 60)).astype(np.float32)
+    mask = np.zeros((50, 60), bool)
+    mask[10:20, 10:20] = True
+    elsewhere = np.where(mask, picture, 0)
+    assert perceived(run.lpips, elsewhere, picture, mask, other.device) == 0
 
 
 # What a step is made of
