@@ -14,12 +14,13 @@ from pathlib import Path
 import numba
 import numpy as np
 from numpy.typing import NDArray
+from scipy.spatial import cKDTree
 
 from render.avatar import Avatar, Eyeballs, Gaussians, load, save
 from render.expression import Bearing
 from render.motion.tables import WINDOW
 from render.person import Canvas, Person
-from render.raster.gaussians import ALPHA_MAX, ALPHA_MIN
+from render.raster.gaussians import ALPHA_MAX, ALPHA_MIN, SH_C0
 from render.raster.project import (
     R_A,
     R_B,
@@ -41,6 +42,8 @@ Floats = NDArray[np.float32]
 Rows = NDArray[np.intp]
 
 LEAST = 0.03
+ODD, AROUND = 0.45, 12
+"""a difference of blue less red, of 1, that no skin or hair has; among so many neighbours"""
 FRAMES = 60
 
 
@@ -135,12 +138,28 @@ def pruned(avatar: Avatar, least: float = LEAST, frames: int = FRAMES) -> Avatar
     )
     return replace(
         avatar,
-        face=_some(avatar.face, np.flatnonzero(face)),
+        face=tinted(_some(avatar.face, np.flatnonzero(face)), of_eyes[face] == 0),
         mouth=_some(avatar.mouth, np.flatnonzero(mouth)),
         torso=torso,
         eyeballs=None if eyes is None else Eyeballs(np.ascontiguousarray(eyes.index[face]), eyes.centres),
         baked=folded.arrays(),
     )
+
+
+def tinted(layer: Gaussians, which: NDArray[np.bool_]) -> Gaussians:
+    """Those of `which` (n,) that are far bluer, or far less blue, than all around get the colour of what is around.
+
+    Behind hair lies what training never saw: it may be bright blue there, and a head that turns farther shows it.
+    """
+    rows = np.flatnonzero(which)
+    if len(rows) <= AROUND:
+        return layer
+    blue = SH_C0 * (layer.sh[rows, 0, 2] - layer.sh[rows, 0, 0])
+    around = cKDTree(layer.xyz[rows]).query(layer.xyz[rows], AROUND + 1)[1][:, 1:]
+    odd = np.flatnonzero(np.abs(blue - np.median(blue[around], axis=1)) > ODD)
+    sh = np.array(layer.sh)
+    sh[rows[odd]] = np.median(layer.sh[rows][around[odd]], axis=1)
+    return replace(layer, sh=sh)
 
 
 def _some(layer: Gaussians, rows: Rows) -> Gaussians:

@@ -8,7 +8,6 @@ What the pose does not explain gets two latents for each frame, learned with it,
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
-import cv2
 import numpy as np
 import torch
 from numpy.typing import NDArray
@@ -36,8 +35,6 @@ NODES = 40
 RIDGE = 2e-3
 LEAST_ROWS = 8
 """of a picture with neck or cloth, to speak of a torso"""
-SCRAP = 1 / 28
-"""of the picture's width: what is narrower is not the torso"""
 PRIOR = 1e-3
 """of the latents"""
 NAMES = "xyz", "sh", "scale", "rotation", "opacity"
@@ -87,7 +84,7 @@ def view(data: Dataset, shots: Sequence[Shot]) -> Views | None:
         if behind is not None:
             whole[k] = True
             part = box.cut(behind)
-            rgb[k], alpha[k] = part[..., :3].transpose(2, 0, 1), np.where(whole_of(part[..., 3]), part[..., 3], 0)
+            rgb[k], alpha[k] = part[..., :3].transpose(2, 0, 1), part[..., 3]
             continue
         labels = data.labels(shot.index)
         rgb[k] = box.cut(data.picture(shot.index)).transpose(2, 0, 1)
@@ -96,19 +93,6 @@ def view(data: Dataset, shots: Sequence[Shot]) -> Views | None:
         visible[k] = ~(head | ring(head, 2))
     plate = np.asarray(box.cut(data.background).transpose(2, 0, 1) / 255, np.float32)
     return Views(box, tuple(shots), rgb, alpha, visible, whole, plate)
-
-
-def whole_of(alpha: NDArray[np.uint8]) -> NDArray[np.bool_]:
-    """(H, W): the torso itself, without what hiding the head leaves of it: lobes of ears, slivers along the jaw.
-
-    They would shine through hair, and stand still beside a jaw that turns.
-    """
-    size = max(round(SCRAP * alpha.shape[1]), 1)
-    # Beyond the picture's edges the torso goes on.
-    framed = cv2.copyMakeBorder((alpha > 127).astype(np.uint8), size, size, size, size, cv2.BORDER_REPLICATE)
-    brush = cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (size, size))
-    core = cv2.morphologyEx(framed, cv2.MORPH_OPEN, brush)[size:-size, size:-size]
-    return np.asarray(cv2.dilate(core, np.ones((5, 5), np.uint8)) > 0)
 
 
 def rest_pose(shots: Sequence[Shot]) -> Floats:

@@ -27,7 +27,6 @@ from render.train.judge import Judge, behind, perceived, psnr  # noqa: E402
 from render.train.loss import pixels, plain, scales, sharpness  # noqa: E402
 from render.train.lpips import Lpips  # noqa: E402
 from render.train.planes import fast_face, fast_mouth  # noqa: E402
-from render.train.torso import whole_of  # noqa: E402
 from render.train.trainer import Trainer  # noqa: E402
 from server.core.errors import VisavisError  # noqa: E402
 from tests.render.clips import MOUTH, OPEN_M, film, loudness  # noqa: E402
@@ -190,18 +189,6 @@ def test_a_stopped_training_goes_on_as_if_it_had_not(
         np.testing.assert_allclose(
             tensor.detach().numpy(), other.state()[name].detach().numpy(), 1e-4, 1e-6, err_msg=name
         )
-
-
-def test_what_hiding_the_head_leaves_of_it_is_not_the_torso() -> None:
-    alpha = np.zeros((240, 280), np.uint8)
-    alpha[150:, :] = 255  # shoulders, from edge to edge
-    alpha[110:150, 110:170] = 255  # a neck
-    alpha[70:110, 110:116] = 255  # a sliver along the jaw
-    alpha[80:88, 60:67] = 200  # a lobe of an ear
-    whole = whole_of(alpha)
-    assert whole[152:].all()
-    assert whole[114:150, 114:166].all()
-    assert not whole[:100].any()
 
 
 def test_the_torso_is_kept_between_runs(clip: Path, tmp_path: Path) -> None:

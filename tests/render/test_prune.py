@@ -12,7 +12,8 @@ pytest.importorskip("torch", reason="training takes torch")
 from render.avatar import Gaussians, load, save
 from render.motion.bake import bake
 from render.person import Canvas, Expression, Person
-from render.train.prune import main, pruned
+from render.raster.gaussians import SH_C0
+from render.train.prune import main, pruned, tinted
 from tests.render import procedural
 from tests.render.procedural import FIELDS
 
@@ -43,3 +44,18 @@ def test_what_is_hidden_goes_and_the_picture_stays(tmp_path: Path) -> None:
 def test_a_folder_that_is_none_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main([str(tmp_path)]) == 1
     assert "manifest.json" in capsys.readouterr().err
+
+
+def test_a_colour_that_nobody_around_has_goes() -> None:
+    face = procedural.person(faces=600, side=64).face
+    sh = np.zeros_like(face.sh)
+    sh[:, 0, 0] = 0.4 / SH_C0  # red hair
+    sh[7, 0] = np.array([-0.4, -0.4, 0.3]) / SH_C0
+    sh[9, 0] = np.array([-0.4, -0.4, -0.4]) / SH_C0  # black: darker, and hardly bluer
+    sh[11, 0] = sh[7, 0]
+    which = np.ones(len(sh), bool)
+    which[11] = False  # an eye may be blue
+    after = tinted(dataclasses.replace(face, sh=sh), which).sh
+    assert after[7, 0] == pytest.approx(sh[0, 0])
+    assert np.array_equal(after[11], sh[11])
+    assert np.array_equal(np.delete(after, [7, 9], 0), np.delete(sh, [7, 9], 0))
