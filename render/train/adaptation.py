@@ -304,7 +304,7 @@ class Adaptation:
         self.told.picture(step, verdict.sheet)
         self.work.mkdir(parents=True, exist_ok=True)
         cv2.imwrite(str(self.work / "held_out.png"), verdict.sheet[..., ::-1])
-        short = ", ".join(f"{name} {v:.2f}" for name, v in verdict.figures.items())
+        short = ", ".join(f"{name} {v:.2f}" for name, v in verdict.figures.items() if name.endswith("psnr"))
         self.told.say(f"{share:4.0%}  {short} dB  ({len(trainer.head)} Gaussians)")
 
     def _save(self, trainer: Trainer, step: int, elapsed: float, refined: int) -> None:

@@ -8,6 +8,7 @@ from numpy.typing import NDArray
 
 from render.train.footage import Footage, film
 from render.train.lpips import Lpips
+from render.train.similarity import gradient_similarity, ms_ssim
 from render.train.torso import TorsoFit
 from render.train.trainer import Trainer
 
@@ -18,9 +19,10 @@ SHOWN = 4
 
 @dataclass(frozen=True, eq=False)
 class Verdict:
-    """The means over the frames, dB, and a sheet: rendered, filmed, four times the difference, below each other."""
+    """The means over the frames, and a sheet: rendered, filmed, four times the difference, below each other."""
 
     figures: dict[str, float]
+    """by name: psnr in dB; ms_ssim and gms, see `similarity`; lpips"""
     sheet: NDArray[np.uint8]  # (H, W, 3)
 
 
@@ -54,6 +56,8 @@ class Judge:
             ):
                 if mask.any():
                     sums.setdefault(f"{name}_psnr", []).append(psnr(made[:, mask], true[:, mask]))
+                    sums.setdefault(f"{name}_ms_ssim", []).append(ms_ssim(made, true, mask))
+                    sums.setdefault(f"{name}_gms", []).append(gradient_similarity(made, true, mask))
                     if lpips is not None:
                         sums.setdefault(f"{name}_lpips", []).append(
                             perceived(lpips, made, true, mask, trainer.device)

@@ -129,6 +129,8 @@ def test_it_learns_far_more_than_a_face_that_stands_still(trained: Any) -> None:
         [psnr(np.asarray(mean)[:, f.head[k] > 127], f.rgb[k][:, f.head[k] > 127] / 255) for k in range(len(f))]
     )
     assert summary["head_psnr"] > still + 6
+    assert 0.5 < summary["head_ms_ssim"] < 1
+    assert 0.3 < summary["mouth_gms"] < 1
     assert summary["mouth_over_static_db"] > 1
     assert summary["lpips"] == "absent (no weight file)"
     assert summary["moving"] > 0
